@@ -1,0 +1,1 @@
+//! Boots machines, runs programs, checks traces.

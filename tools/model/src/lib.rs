@@ -1,0 +1,1 @@
+//! Arm's translation rules as a checker, and an adversarial TLB.

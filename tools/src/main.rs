@@ -1,0 +1,2 @@
+//! cowscope.
+fn main() {}
