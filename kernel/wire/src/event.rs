@@ -7,10 +7,11 @@
 //!
 //! Variants and fields are append-only: a shipped variant is never edited or moved.
 
+use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 /// One event of one CPU, as recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Schema)]
 pub struct Record {
     /// CNTVCT_EL0 when the event was recorded.
     pub time: u64,
@@ -24,7 +25,7 @@ pub struct Record {
 pub type Space = u32;
 
 /// How an address space is copied by fork.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum ForkMode {
     /// Every private page is write-protected and its descriptor copied.
     Classic,
@@ -37,7 +38,9 @@ pub enum ForkMode {
 }
 
 /// What the fault handler did. `reference/translation-and-cow.md` 5.5 names the cases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Schema,
+)]
 pub enum Outcome {
     /// The walk already permits the access (C0).
     Spurious,
@@ -118,7 +121,7 @@ impl Outcome {
 }
 
 /// What the access that faulted wanted to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum Access {
     /// A load.
     Read,
@@ -129,7 +132,7 @@ pub enum Access {
 }
 
 /// Who accessed: the program, or the kernel on its behalf (a system call's buffer).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum Origin {
     /// EL0.
     User,
@@ -141,7 +144,7 @@ pub enum Origin {
 pub const STACK_DEPTH: usize = 8;
 
 /// The user's return addresses at a fault, innermost first, from its frame records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Schema)]
 pub struct Stack {
     /// How many of `pcs` are valid.
     pub depth: u8,
@@ -150,7 +153,7 @@ pub struct Stack {
 }
 
 /// A page fault, handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Schema)]
 pub struct Fault {
     /// What was done.
     pub outcome: Outcome,
@@ -187,7 +190,7 @@ pub struct Fault {
 }
 
 /// A fork, done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Fork {
     /// How.
     pub mode: ForkMode,
@@ -218,11 +221,11 @@ pub struct Fork {
 }
 
 /// What backs a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Backing {
     /// Zero-filled memory.
     Anonymous,
-    /// A file: its id (see [`crate::event`]'s `Meta::File` on the wire) and the offset in bytes of the mapping's start.
+    /// A file: its id (see [`crate::frame::Meta::File`]) and the offset in bytes of the mapping's start.
     File {
         /// File id.
         file: u32,
@@ -232,7 +235,7 @@ pub enum Backing {
 }
 
 /// What a mapping is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum Region {
     /// A segment of the program.
     Program,
@@ -247,7 +250,7 @@ pub enum Region {
 }
 
 /// A mapping, made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Map {
     /// Address space.
     pub space: Space,
@@ -266,7 +269,7 @@ pub struct Map {
 }
 
 /// TLB maintenance by operation (`reference/translation-and-cow.md` 2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum TlbiOp {
     /// VALE1: leaf of (VA, ASID), this CPU.
     Vale1,
@@ -289,7 +292,7 @@ pub enum TlbiOp {
 }
 
 /// A barrier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub enum Barrier {
     /// DMB ISHST: data before descriptor.
     DmbIshst,
@@ -306,7 +309,7 @@ pub enum Barrier {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Schema)]
 pub enum Event {
     /// An address space came to life: its root table and its ASID.
     SpaceNew {
