@@ -1,3 +1,122 @@
 //! Frames, translation tables, address spaces, copy-on-write, ASIDs.
+//!
+//! The memory of Cowscope's processes: what an address space holds ([`Mapping`]), how a page fault
+//! is resolved ([`AddressSpace::fault`]), how fork shares pages and a write separates them, and
+//! which barriers and TLB invalidations each step needs (`change`). No assembly and no MMIO: the
+//! machine is behind [`Mmu`], so that the same code runs in the kernel and, on the host, under a
+//! model whose TLBs never forget.
+//!
+//! Where to read on:
+//! * `fault`: the fault handler, a case per [`Outcome`];
+//! * `fork`: both sides of copy-on-write;
+//! * `change`: the only code that writes live descriptors, with the barrier recipes;
+//! * `space`: mapping, unmapping, protecting, tearing down.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod asid;
+mod cache;
+mod change;
+pub mod descriptor;
+mod fault;
+mod fork;
+mod frame;
+mod mapping;
+mod memory;
+mod mmu;
+mod space;
+mod tables;
+
+pub use asid::AsidPool;
+pub use cache::{PageCache, Source};
+pub use fault::{Denial, Handled, Outcome, Request};
+pub use fork::{ForkCounts, ForkMode};
+pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
+pub use mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
+pub use memory::Memory;
+pub use mmu::{Barrier, Mmu, Tlbi};
+pub use space::{AddressSpace, Dropped, Ended, Resident, Tightened};
+
+use core::fmt;
+
+/// One past the last user address: 39 bits.
+pub const USER_END: u64 = 1 << 39;
+
+/// No frame, or no heap, was to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// Why an address space could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceError {
+    /// No frame or heap (ENOMEM).
+    OutOfMemory,
+    /// All ASIDs are taken (EAGAIN).
+    OutOfAsids,
+    /// A frame has as many references as can be counted (ENOMEM).
+    TooManyReferences,
+}
+
+/// Why fork failed. The parent is as it was, but for pages that now take one more fault each.
+pub type ForkError = SpaceError;
+
+/// Why mappings could not be changed. Nothing was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// The range is empty, not page-aligned, or not in user space (EINVAL).
+    Invalid,
+    /// Part of the range is not mapped (ENOMEM).
+    NotMapped,
+    /// No frame or heap, or too many mappings (ENOMEM).
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for SpaceError {
+    fn from(_: OutOfMemory) -> Self {
+        SpaceError::OutOfMemory
+    }
+}
+
+impl From<Saturated> for SpaceError {
+    fn from(_: Saturated) -> Self {
+        SpaceError::TooManyReferences
+    }
+}
+
+impl From<OutOfMemory> for MapError {
+    fn from(_: OutOfMemory) -> Self {
+        MapError::OutOfMemory
+    }
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("out of memory")
+    }
+}
+
+impl fmt::Display for SpaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SpaceError::OutOfMemory => "out of memory",
+            SpaceError::OutOfAsids => "all ASIDs are taken",
+            SpaceError::TooManyReferences => "a frame has too many references",
+        })
+    }
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MapError::Invalid => "not a page-aligned range of user space",
+            MapError::NotMapped => "not mapped",
+            MapError::OutOfMemory => "out of memory",
+        })
+    }
+}
+
+impl core::error::Error for OutOfMemory {}
+impl core::error::Error for SpaceError {}
+impl core::error::Error for MapError {}

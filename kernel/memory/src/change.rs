@@ -1,0 +1,272 @@
+//! The only code that writes descriptors of live tables, and the barriers that each kind of change
+//! needs. No other module issues a barrier or a TLBI.
+//!
+//! ```text
+//! make      DMB ISHST; STR; DSB ISHST                          nothing -> something
+//! relax     STR; DSB NSHST; TLBI VALE1; DSB NSH                more rights, same frame: this CPU only
+//! replace   STR 0; DSB ISHST; TLBI VALE1IS; DSB ISH; STR; DSB ISHST     another frame
+//! Flush     STR...; DSB ISHST; TLBI VALE1IS... | ASIDE1IS; DSB ISH      fewer rights, or nothing
+//! ```
+//!
+//! * *make*: the frame's contents must be visible before the descriptor is (DMB), and the retried
+//!   access must see the descriptor (DSB, and ERET as context synchronisation): invalid entries
+//!   are not cached, so there is nothing to invalidate.
+//! * *relax*: other CPUs may hold the narrower entry. They take one fault each, which finds
+//!   nothing to do (`Outcome::Spurious`): cheaper than a broadcast on each reuse.
+//! * *replace* is break-before-make: a valid entry must never change its output address in place,
+//!   or two CPUs (or one, speculatively) use both frames at once.
+//! * *Flush*: rights are gone, and frames may be reused, when the last DSB has completed and not
+//!   before. It also waits for accesses that were translated through the old entry.
+//!
+//! What the compiler enforces: a frame whose descriptor was broken is a [`Retired`], which can only
+//! be released against a [`Flushed`], and a `Flushed` comes out of a completed invalidation only.
+//!
+//! A broken entry keeps its old bits but for bit 0, so that a walk after the flush finds what it
+//! has to release: removing any number of pages needs one flush and no memory.
+
+use crate::descriptor::{Leaf, Table, bits, unbroken};
+use crate::frame::{Frame, PAGE_SIZE};
+use crate::mmu::{Barrier, Mmu, Tlbi};
+
+/// An entry of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub table: Frame,
+    pub index: usize,
+    pub level: u8,
+}
+
+impl Slot {
+    /// The entry for `va` in a table of a level.
+    #[inline]
+    pub fn new(table: Frame, level: u8, va: u64) -> Slot {
+        let index = (va >> (39 - 9 * u32::from(level))) as usize & 511;
+        Slot {
+            table,
+            index,
+            level,
+        }
+    }
+
+    #[inline]
+    pub fn read<M: Mmu>(self, mmu: &M) -> u64 {
+        mmu.read_descriptor(self.table, self.index)
+    }
+
+    #[inline]
+    fn write<M: Mmu>(self, mmu: &M, value: u64) {
+        mmu.write_descriptor(self.table, self.index, self.level, value);
+    }
+}
+
+/// Proof that an invalidation has completed on all CPUs: what was broken before it is cached
+/// nowhere, and no access through it is under way.
+#[derive(Debug)]
+pub(crate) struct Flushed(());
+
+/// A frame or table whose descriptor was broken, and whose reference is still held.
+#[must_use = "the reference of a broken descriptor must be released"]
+#[derive(Debug)]
+pub(crate) struct Retired(Frame);
+
+impl Retired {
+    /// The frame, to look at what it holds.
+    #[inline]
+    pub fn frame(&self) -> Frame {
+        self.0
+    }
+
+    /// The frame, for [`Memory::release`](crate::Memory): it wants the token as well.
+    #[inline]
+    pub fn into_frame(self, _: &Flushed) -> Frame {
+        self.0
+    }
+}
+
+/// A leaf for an entry that was empty.
+#[inline]
+pub(crate) fn make<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
+    debug_assert_eq!(slot.read(mmu), 0, "make over something");
+    mmu.barrier(Barrier::DmbIshst);
+    slot.write(mmu, new.bits());
+    mmu.barrier(Barrier::DsbIshst);
+}
+
+/// A table for an entry that was empty. The `make` of a leaf below it follows, whose DSB completes this too.
+#[inline]
+pub(crate) fn link<M: Mmu>(mmu: &M, slot: Slot, table: Frame) {
+    debug_assert_eq!(slot.read(mmu), 0, "link over something");
+    mmu.barrier(Barrier::DmbIshst);
+    slot.write(mmu, Table::new(table).bits());
+}
+
+/// An entry of a table that no CPU can reach yet: publishing the table orders it.
+#[inline]
+pub(crate) fn prepare<M: Mmu>(mmu: &M, slot: Slot, value: u64) {
+    slot.write(mmu, value);
+}
+
+/// More rights for the same frame.
+#[inline]
+pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, asid: u16, new: Leaf) {
+    debug_assert!(same_frame(slot.read(mmu), new), "relax changes the frame");
+    slot.write(mmu, new.bits());
+    mmu.barrier(Barrier::DsbNshst);
+    mmu.tlbi(Tlbi::Vale1 { va, asid });
+    mmu.barrier(Barrier::DsbNsh);
+}
+
+/// More rights for a page that nobody waits for: a CPU that holds the old entry faults, spuriously.
+#[inline]
+pub(crate) fn relax_lazily<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
+    debug_assert!(same_frame(slot.read(mmu), new), "relax changes the frame");
+    slot.write(mmu, new.bits());
+}
+
+/// Completes `relax_lazily`: later accesses of this CPU need not fault.
+#[inline]
+pub(crate) fn publish<M: Mmu>(mmu: &M) {
+    mmu.barrier(Barrier::DsbIshst);
+}
+
+/// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has faulted.
+#[inline]
+pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, asid: u16) {
+    mmu.barrier(Barrier::DsbNshst);
+    mmu.tlbi(Tlbi::Vae1 { va, asid });
+    mmu.barrier(Barrier::DsbNsh);
+}
+
+/// Another frame in place of the one that is mapped.
+#[inline]
+pub(crate) fn replace<M: Mmu>(
+    mmu: &M,
+    slot: Slot,
+    va: u64,
+    asid: u16,
+    old: Leaf,
+    new: Leaf,
+) -> (Retired, Flushed) {
+    debug_assert_eq!(slot.read(mmu), old.bits());
+    slot.write(mmu, 0);
+    mmu.barrier(Barrier::DsbIshst);
+    mmu.tlbi(Tlbi::Vale1Is { va, asid });
+    mmu.barrier(Barrier::DsbIsh);
+    slot.write(mmu, new.bits());
+    mmu.barrier(Barrier::DsbIshst);
+    (Retired(old.frame()), Flushed(()))
+}
+
+/// Above this many pages one ASIDE1IS is cheaper than as many VALE1IS, even counting what else it
+/// evicts.
+const BY_PAGE_MAX: u64 = 64;
+
+/// Descriptors that lost rights or were broken, and are not yet gone from the TLBs.
+#[must_use = "nothing may rely on the change before it is flushed"]
+#[derive(Debug)]
+pub(crate) struct Flush {
+    asid: u16,
+    /// The pages concerned lie in `low..high`.
+    low: u64,
+    high: u64,
+    /// Tables were broken too: leaf invalidations would leave them in walk caches.
+    all: bool,
+}
+
+impl Flush {
+    #[inline]
+    pub fn new(asid: u16) -> Flush {
+        Flush {
+            asid,
+            low: u64::MAX,
+            high: 0,
+            all: false,
+        }
+    }
+
+    /// A flush of the whole address space.
+    #[inline]
+    pub fn everything(asid: u16) -> Flush {
+        Flush {
+            asid,
+            low: u64::MAX,
+            high: 0,
+            all: true,
+        }
+    }
+
+    /// The whole address space instead of single pages.
+    #[inline]
+    pub fn widen(&mut self) {
+        self.all = true;
+    }
+
+    #[inline]
+    fn cover(&mut self, va: u64) {
+        self.low = self.low.min(va);
+        self.high = self.high.max(va + PAGE_SIZE);
+    }
+
+    /// Fewer rights for the same frame.
+    #[inline]
+    pub fn tighten<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, new: Leaf) {
+        debug_assert!(same_frame(slot.read(mmu), new), "tighten changes the frame");
+        slot.write(mmu, new.bits());
+        self.cover(va);
+    }
+
+    /// Nothing in place of a page.
+    #[inline]
+    pub fn break_leaf<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, old: Leaf) {
+        slot.write(mmu, old.bits() & !bits::VALID);
+        self.cover(va);
+    }
+
+    /// Nothing in place of a table, and of all that it maps.
+    #[inline]
+    pub fn break_table<M: Mmu>(&mut self, mmu: &M, slot: Slot, old: Table) {
+        slot.write(mmu, old.bits() & !bits::VALID);
+        self.all = true;
+    }
+
+    /// Completes on all CPUs.
+    #[inline]
+    pub fn complete<M: Mmu>(self, mmu: &M) -> Flushed {
+        if self.all || self.low < self.high {
+            mmu.barrier(Barrier::DsbIshst);
+            if self.all || self.high - self.low > BY_PAGE_MAX * PAGE_SIZE {
+                mmu.tlbi(Tlbi::Aside1Is { asid: self.asid });
+            } else {
+                let mut va = self.low;
+                while va < self.high {
+                    mmu.tlbi(Tlbi::Vale1Is {
+                        va,
+                        asid: self.asid,
+                    });
+                    va += PAGE_SIZE;
+                }
+            }
+            mmu.barrier(Barrier::DsbIsh);
+        }
+        Flushed(())
+    }
+}
+
+/// Empties a broken entry and hands out what it referred to, and the leaf it was (if it was one). `None` if the entry is not broken.
+#[inline]
+pub(crate) fn take_broken<M: Mmu>(mmu: &M, slot: Slot) -> Option<(Retired, Leaf)> {
+    let old = unbroken(slot.read(mmu))?;
+    slot.write(mmu, 0);
+    Some((Retired(old.frame()), old))
+}
+
+/// What a valid entry refers to, in a table that is itself broken and flushed: the entry is not
+/// cleared, since the table goes as well.
+#[inline]
+pub(crate) fn take_dead(frame: Frame, _: &Flushed) -> Retired {
+    Retired(frame)
+}
+
+fn same_frame(old: u64, new: Leaf) -> bool {
+    Leaf::from_bits(old).is_some_and(|old| old.frame() == new.frame())
+}

@@ -1,0 +1,350 @@
+//! Physical frames and their metadata: who uses a frame, how often, and which are free.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use spin::Mutex;
+
+use crate::change::Flushed;
+
+/// Bytes per page and frame.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// [`PAGE_SIZE`] as a length of arrays.
+pub const PAGE_BYTES: usize = PAGE_SIZE as usize;
+
+/// A physical frame: its number, which is its physical address divided by [`PAGE_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frame(u32);
+
+impl Frame {
+    /// The frame of a number. Numbers have 32 bits: 16 TiB of physical addresses.
+    #[inline]
+    pub const fn new(number: u64) -> Frame {
+        debug_assert!(number <= u32::MAX as u64);
+        Frame(number as u32)
+    }
+
+    /// The frame that holds a physical address.
+    #[inline]
+    pub const fn containing(address: u64) -> Frame {
+        Frame::new(address / PAGE_SIZE)
+    }
+
+    /// The frame's number.
+    #[inline]
+    pub const fn number(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The physical address of the frame's first byte.
+    #[inline]
+    pub const fn addr(self) -> u64 {
+        self.0 as u64 * PAGE_SIZE
+    }
+}
+
+/// What a frame is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Never given to the allocator, or never handed out by it.
+    Unused = 0,
+    /// On the free list.
+    Free = 1,
+    /// The kernel's own.
+    Kernel = 2,
+    /// Private memory of processes.
+    Anon = 3,
+    /// A page of a [`PageCache`](crate::PageCache), which itself holds one reference.
+    Cache = 4,
+    /// The zero page. Its references are not counted.
+    Zero = 5,
+    /// A translation table.
+    Table = 6,
+}
+
+impl Kind {
+    fn from_bits(bits: u8) -> Kind {
+        match bits {
+            1 => Kind::Free,
+            2 => Kind::Kernel,
+            3 => Kind::Anon,
+            4 => Kind::Cache,
+            5 => Kind::Zero,
+            6 => Kind::Table,
+            _ => Kind::Unused,
+        }
+    }
+}
+
+/// Set once instruction fetches see what the frame holds; cleared when somebody may write it.
+const ICACHE_CLEAN: u8 = 1;
+
+/// What the kernel knows of one frame. Zeroed memory is a valid value (an unused frame).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct FrameMeta {
+    /// Distinct tables that map the frame, plus holds (a page cache's, a running operation's). For
+    /// a translation table: its parents.
+    refs: AtomicU32,
+    /// The next frame of the free list: its index plus one, 0 at the end.
+    link: AtomicU32,
+    kind: AtomicU8,
+    flags: AtomicU8,
+    _spare: [u8; 6],
+}
+
+const _: () = assert!(size_of::<FrameMeta>() == 16);
+
+impl FrameMeta {
+    /// The metadata of an unused frame.
+    pub const fn new() -> FrameMeta {
+        FrameMeta {
+            refs: AtomicU32::new(0),
+            link: AtomicU32::new(0),
+            kind: AtomicU8::new(0),
+            flags: AtomicU8::new(0),
+            _spare: [0; 6],
+        }
+    }
+}
+
+/// References above this are refused, so that a counter can never wrap to zero and free a frame
+/// that is in use (CVE-2016-0728, CVE-2019-11487). The distance to `u32::MAX` is room for CPUs that
+/// pass the check at the same time.
+pub const REFS_LIMIT: u32 = u32::MAX - 1024;
+
+/// A frame has as many references as can be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saturated;
+
+/// A frame that was just allocated: its one reference belongs to whoever holds this, and no
+/// descriptor leads to it yet. It ends in a descriptor (`into_frame`) or goes back
+/// ([`Memory::give_back`](crate::Memory)).
+#[must_use = "a frame that is neither mapped nor given back is lost"]
+#[derive(Debug)]
+pub(crate) struct Fresh(Frame);
+
+impl Fresh {
+    #[inline]
+    pub(crate) fn frame(&self) -> Frame {
+        self.0
+    }
+
+    /// Hands the reference over to the descriptor that is about to be written.
+    #[inline]
+    pub(crate) fn into_frame(self) -> Frame {
+        self.0
+    }
+}
+
+/// Ranges of RAM that have never been used are kept as ranges: adding a gigabyte is one step, not
+/// a walk over 262,144 links.
+const UNTOUCHED: usize = 8;
+
+struct Free {
+    /// Index plus one of the first frame of the list; 0: none.
+    head: u32,
+    /// Free frames, listed and untouched.
+    count: u32,
+    untouched: [Range<u32>; UNTOUCHED],
+}
+
+/// All frames: metadata by frame number, and the allocator. Allocation and release are O(1).
+pub struct Frames {
+    meta: &'static [FrameMeta],
+    first: u32,
+    total: AtomicU32,
+    free: Mutex<Free>,
+}
+
+impl Frames {
+    /// Frames with metadata for `first` and the frames after it. None is free until [`add`](Self::add).
+    pub const fn new(meta: &'static [FrameMeta], first: Frame) -> Frames {
+        Frames {
+            meta,
+            first: first.0,
+            total: AtomicU32::new(0),
+            free: Mutex::new(Free {
+                head: 0,
+                count: 0,
+                untouched: [const { 0..0 }; UNTOUCHED],
+            }),
+        }
+    }
+
+    /// Gives a range of RAM to the allocator. What lies outside the metadata is ignored.
+    pub fn add(&self, range: Range<Frame>) {
+        let start = range.start.0.max(self.first) - self.first;
+        let end = range
+            .end
+            .0
+            .saturating_sub(self.first)
+            .min(self.meta.len() as u32);
+        if start >= end {
+            return;
+        }
+        let count = end - start;
+        let mut free = self.free.lock();
+        free.count += count;
+        self.total.fetch_add(count, Ordering::Relaxed);
+        if let Some(slot) = free
+            .untouched
+            .iter_mut()
+            .find(|slot| slot.start >= slot.end)
+        {
+            *slot = start..end;
+            return;
+        }
+        for index in (start..end).rev() {
+            self.push(&mut free, index);
+        }
+    }
+
+    fn push(&self, free: &mut Free, index: u32) {
+        let meta = &self.meta[index as usize];
+        meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
+        meta.link.store(free.head, Ordering::Relaxed);
+        free.head = index + 1;
+    }
+
+    /// Frames that can be allocated now.
+    pub fn free_count(&self) -> u64 {
+        u64::from(self.free.lock().count)
+    }
+
+    /// Frames ever given to the allocator.
+    pub fn total(&self) -> u64 {
+        u64::from(self.total.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn meta(&self, frame: Frame) -> &FrameMeta {
+        &self.meta[frame.0.wrapping_sub(self.first) as usize]
+    }
+
+    /// What a frame is used for.
+    pub fn kind(&self, frame: Frame) -> Kind {
+        match self.meta.get(frame.0.wrapping_sub(self.first) as usize) {
+            Some(meta) => Kind::from_bits(meta.kind.load(Ordering::Relaxed)),
+            None => Kind::Unused,
+        }
+    }
+
+    /// References to a frame. Acquire: whoever reads 1 here sees all that the former owners did.
+    #[inline]
+    pub fn refs(&self, frame: Frame) -> u32 {
+        self.meta(frame).refs.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn allocate(&self, kind: Kind) -> Option<Fresh> {
+        let mut free = self.free.lock();
+        let index = if free.head != 0 {
+            let index = free.head - 1;
+            free.head = self.meta[index as usize].link.load(Ordering::Relaxed);
+            index
+        } else {
+            free.untouched.iter_mut().find_map(|range| range.next())?
+        };
+        free.count -= 1;
+        drop(free);
+        let meta = &self.meta[index as usize];
+        debug_assert_eq!(
+            meta.refs.load(Ordering::Relaxed),
+            0,
+            "a free frame is referenced"
+        );
+        meta.kind.store(kind as u8, Ordering::Relaxed);
+        meta.flags.store(0, Ordering::Relaxed);
+        meta.refs.store(1, Ordering::Relaxed);
+        Some(Fresh(Frame(self.first + index)))
+    }
+
+    /// One more reference.
+    #[inline]
+    pub(crate) fn share(&self, frame: Frame) -> Result<(), Saturated> {
+        let meta = self.meta(frame);
+        if meta.refs.load(Ordering::Relaxed) >= REFS_LIMIT {
+            return Err(Saturated);
+        }
+        let before = meta.refs.fetch_add(1, Ordering::Relaxed);
+        debug_assert_ne!(before, 0, "a reference to a free frame");
+        Ok(())
+    }
+
+    /// One reference less, of a descriptor that is gone from every TLB: the token says so. True if
+    /// it was the last one, and the frame is free now.
+    #[inline]
+    pub(crate) fn drop_mapped(&self, frame: Frame, _: &Flushed) -> bool {
+        self.drop_reference(frame)
+    }
+
+    /// One reference less, of a holder that never had a descriptor.
+    #[inline]
+    pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
+        self.drop_reference(frame)
+    }
+
+    #[inline]
+    fn drop_reference(&self, frame: Frame) -> bool {
+        // AcqRel: what the others did with the frame happens before its next use.
+        let before = self.meta(frame).refs.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(before, 0, "a frame is freed twice");
+        if before != 1 {
+            return false;
+        }
+        self.release(frame);
+        true
+    }
+
+    /// Gives a frame without references back to the free list.
+    #[inline]
+    fn release(&self, frame: Frame) {
+        let index = frame.0.wrapping_sub(self.first);
+        let meta = &self.meta[index as usize];
+        debug_assert!(
+            !matches!(self.kind(frame), Kind::Free | Kind::Unused | Kind::Zero),
+            "a frame of this kind cannot be freed"
+        );
+        debug_assert_eq!(
+            meta.refs.load(Ordering::Relaxed),
+            0,
+            "freed while referenced"
+        );
+        meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
+        let mut free = self.free.lock();
+        meta.link.store(free.head, Ordering::Relaxed);
+        free.head = index + 1;
+        free.count += 1;
+    }
+
+    /// True once since the frame was last written: instruction fetches see its contents.
+    #[inline]
+    pub(crate) fn icache_clean(&self, frame: Frame) -> bool {
+        self.meta(frame).flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0
+    }
+
+    #[inline]
+    pub(crate) fn set_icache_clean(&self, frame: Frame) {
+        self.meta(frame)
+            .flags
+            .fetch_or(ICACHE_CLEAN, Ordering::Relaxed);
+    }
+
+    /// Somebody may write the frame from now on.
+    #[inline]
+    pub(crate) fn clear_icache_clean(&self, frame: Frame) {
+        let flags = &self.meta(frame).flags;
+        if flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0 {
+            flags.fetch_and(!ICACHE_CLEAN, Ordering::Relaxed);
+        }
+    }
+
+    /// Presets a counter, for tests of its limit.
+    #[doc(hidden)]
+    pub fn set_refs(&self, frame: Frame, refs: u32) {
+        self.meta(frame).refs.store(refs, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,388 @@
+//! What an address space is meant to hold: the mappings. They are the authority; descriptors are
+//! a cache of them, filled by faults.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::cache::PageCache;
+use crate::frame::PAGE_SIZE;
+use crate::{OutOfMemory, USER_END};
+
+/// Permissions of a mapping, by PROT_READ, PROT_WRITE and PROT_EXEC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prot(u8);
+
+impl Prot {
+    /// PROT_NONE.
+    pub const NONE: Prot = Prot(0);
+    /// PROT_READ.
+    pub const READ: Prot = Prot(1);
+    /// PROT_WRITE.
+    pub const WRITE: Prot = Prot(2);
+    /// PROT_EXEC.
+    pub const EXEC: Prot = Prot(4);
+
+    /// The permissions of the bits of `mmap`'s argument; other bits are ignored.
+    #[inline]
+    pub const fn from_bits(bits: u8) -> Prot {
+        Prot(bits & 7)
+    }
+
+    /// As `mmap`'s argument.
+    #[inline]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// All of `other`'s.
+    #[inline]
+    pub const fn contains(self, other: Prot) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These and `other`'s.
+    #[inline]
+    pub const fn union(self, other: Prot) -> Prot {
+        Prot(self.0 | other.0)
+    }
+
+    /// The access is allowed. As on Linux, every permission but PROT_NONE implies reading: the
+    /// hardware cannot write without it, and before FEAT_PAN3 execute-only memory is a trap for
+    /// the kernel.
+    #[inline]
+    pub const fn allows(self, access: Access) -> bool {
+        match access {
+            Access::Read => self.0 != 0,
+            Access::Write => self.0 & Prot::WRITE.0 != 0,
+            Access::Exec => self.0 & Prot::EXEC.0 != 0,
+        }
+    }
+}
+
+/// What an access wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store (`WnR && !CM`).
+    Write,
+    /// An instruction fetch.
+    Exec,
+}
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Region {
+    /// A segment of the program.
+    Program,
+    /// The break.
+    Heap,
+    /// The stack, which grows down.
+    Stack,
+    /// `mmap`.
+    Mmap,
+    /// The kernel's signal trampoline.
+    Vdso,
+}
+
+/// Where a mapping's pages come from.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// Zero-filled memory.
+    Anonymous,
+    /// A file's page cache.
+    File {
+        /// The pages.
+        cache: Arc<PageCache>,
+        /// Offset in bytes of the mapping's first byte; a multiple of the page size.
+        offset: u64,
+    },
+}
+
+impl Backing {
+    /// The backing of the part that starts `distance` bytes further.
+    fn advanced(&self, distance: u64) -> Backing {
+        match self {
+            Backing::Anonymous => Backing::Anonymous,
+            Backing::File { cache, offset } => Backing::File {
+                cache: cache.clone(),
+                offset: offset + distance,
+            },
+        }
+    }
+
+    fn continued_by(&self, length: u64, next: &Backing) -> bool {
+        match (self, next) {
+            (Backing::Anonymous, Backing::Anonymous) => true,
+            (
+                Backing::File {
+                    cache: a,
+                    offset: from,
+                },
+                Backing::File {
+                    cache: b,
+                    offset: to,
+                },
+            ) => Arc::ptr_eq(a, b) && from + length == *to,
+            _ => false,
+        }
+    }
+}
+
+/// A range of an address space and what it holds.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// First byte; a multiple of the page size.
+    pub start: u64,
+    /// One past the last byte; a multiple of the page size.
+    pub end: u64,
+    /// What the program may do.
+    pub prot: Prot,
+    /// MAP_SHARED: fork shares it, writes are never copied.
+    pub shared: bool,
+    /// Where its pages come from.
+    pub backing: Backing,
+    /// What it is for.
+    pub region: Region,
+}
+
+impl Mapping {
+    /// Bytes.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Never true of a mapping in an address space.
+    pub fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+
+    fn joins(&self, next: &Mapping) -> bool {
+        self.end == next.start
+            && self.prot == next.prot
+            && self.shared == next.shared
+            && self.region == next.region
+            && self.backing.continued_by(self.len(), &next.backing)
+    }
+}
+
+/// Mappings per address space, as Linux's default: a bound on what one process can make the kernel keep.
+const MAPPINGS_MAX: usize = 65_530;
+
+/// The lowest address that can be mapped: null pointers with small offsets fault.
+pub const MAP_MIN: u64 = 0x1_0000;
+
+/// The mappings of an address space, sorted, disjoint, and merged where they join.
+#[derive(Debug, Default)]
+pub(crate) struct Mappings {
+    list: Vec<Mapping>,
+    /// Where the last search ended: faults come in runs.
+    hit: usize,
+}
+
+impl Mappings {
+    pub fn as_slice(&self) -> &[Mapping] {
+        &self.list
+    }
+
+    #[inline]
+    pub fn get(&self, index: usize) -> &Mapping {
+        &self.list[index]
+    }
+
+    /// The mapping that holds an address.
+    #[inline]
+    pub fn find(&mut self, addr: u64) -> Option<usize> {
+        if let Some(mapping) = self.list.get(self.hit)
+            && mapping.start <= addr
+            && addr < mapping.end
+        {
+            return Some(self.hit);
+        }
+        let index = self.after(addr);
+        if self.list.get(index)?.start > addr {
+            return None;
+        }
+        self.hit = index;
+        Some(index)
+    }
+
+    /// The first mapping that ends above an address.
+    pub fn after(&self, addr: u64) -> usize {
+        self.list.partition_point(|mapping| mapping.end <= addr)
+    }
+
+    /// Room for `more` mappings: what follows cannot fail.
+    pub fn reserve(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        if self.list.len() + more > MAPPINGS_MAX {
+            return Err(OutOfMemory);
+        }
+        self.list.try_reserve(more).map_err(|_| OutOfMemory)
+    }
+
+    pub fn try_clone(&self) -> Result<Mappings, OutOfMemory> {
+        let mut list = Vec::new();
+        list.try_reserve_exact(self.list.len())
+            .map_err(|_| OutOfMemory)?;
+        list.extend(self.list.iter().cloned());
+        Ok(Mappings {
+            list,
+            hit: self.hit,
+        })
+    }
+
+    /// Inserts a mapping where nothing is mapped, and merges it with its neighbours. Room for one must be reserved.
+    pub fn insert(&mut self, mapping: Mapping) {
+        let index = self.after(mapping.start);
+        if index > 0 && self.list[index - 1].joins(&mapping) {
+            self.list[index - 1].end = mapping.end;
+            self.join(index);
+            return;
+        }
+        debug_assert!(
+            self.list.len() < self.list.capacity(),
+            "room was not reserved"
+        );
+        self.list.insert(index, mapping);
+        self.join(index + 1);
+    }
+
+    /// Merges a mapping into the one before it, if they join.
+    fn join(&mut self, index: usize) {
+        if index == 0 || index >= self.list.len() || !self.list[index - 1].joins(&self.list[index])
+        {
+            return;
+        }
+        self.list[index - 1].end = self.list[index].end;
+        self.list.remove(index);
+    }
+
+    /// Makes `addr` a boundary. Room for one must be reserved.
+    fn split(&mut self, addr: u64) {
+        let index = self.after(addr);
+        let Some(mapping) = self.list.get_mut(index) else {
+            return;
+        };
+        if mapping.start >= addr {
+            return;
+        }
+        let mut rest = mapping.clone();
+        rest.backing = mapping.backing.advanced(addr - mapping.start);
+        rest.start = addr;
+        mapping.end = addr;
+        debug_assert!(
+            self.list.len() < self.list.capacity(),
+            "room was not reserved"
+        );
+        self.list.insert(index + 1, rest);
+    }
+
+    /// Removes a range. Room for two must be reserved. Each removed piece is handed to `removed`.
+    pub fn remove(&mut self, start: u64, end: u64, removed: impl FnMut(Mapping)) {
+        self.split(start);
+        self.split(end);
+        let (from, to) = (self.after(start), self.after(end - 1));
+        let to = to + usize::from(self.list.get(to).is_some_and(|mapping| mapping.start < end));
+        self.list.drain(from..to).for_each(removed);
+    }
+
+    /// Removes all.
+    pub fn clear(&mut self, removed: impl FnMut(Mapping)) {
+        self.list.drain(..).for_each(removed);
+    }
+
+    /// True if the whole range is mapped.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        for mapping in &self.list[self.after(start)..] {
+            if mapping.start > at {
+                return false;
+            }
+            at = mapping.end;
+            if at >= end {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sets the permissions of a mapped range. Room for two must be reserved.
+    pub fn protect(&mut self, start: u64, end: u64, prot: Prot) {
+        self.split(start);
+        self.split(end);
+        let from = self.after(start);
+        let mut to = from;
+        while let Some(mapping) = self.list.get_mut(to)
+            && mapping.start < end
+        {
+            mapping.prot = prot;
+            to += 1;
+        }
+        for index in (from..=to).rev() {
+            self.join(index);
+        }
+    }
+
+    /// Moves a mapping's start down, over nothing.
+    pub fn set_start(&mut self, index: usize, start: u64) {
+        debug_assert!(index == 0 || self.list[index - 1].end <= start);
+        self.list[index].start = start;
+    }
+
+    /// The hole around an unmapped range: the end of the mapping below, the start of the one above.
+    pub fn hole(&self, start: u64) -> (u64, u64) {
+        let index = self.after(start);
+        let low = if index == 0 {
+            0
+        } else {
+            self.list[index - 1].end
+        };
+        let high = self
+            .list
+            .get(index)
+            .map_or(USER_END, |mapping| mapping.start);
+        (low, high)
+    }
+
+    /// A hole of `len` bytes: at `hint` if that is free, else as high as possible below the stack,
+    /// of which `reserve` bytes from its end stay free for it to grow.
+    pub fn find_free(&self, len: u64, hint: u64, reserve: u64) -> Option<u64> {
+        if len == 0 || len > USER_END || !len.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
+        let hint = hint & !(PAGE_SIZE - 1);
+        if hint >= MAP_MIN && hint <= USER_END - len {
+            let (_, high) = self.hole(hint);
+            let taken = self
+                .list
+                .get(self.after(hint))
+                .is_some_and(|mapping| mapping.start <= hint);
+            let stack = self.list.get(self.after(hint)).is_some_and(|mapping| {
+                mapping.region == Region::Stack && hint + len > mapping.end.saturating_sub(reserve)
+            });
+            if !taken && !stack && hint + len <= high {
+                return Some(hint);
+            }
+        }
+        let stack = self
+            .list
+            .iter()
+            .rev()
+            .find(|mapping| mapping.region == Region::Stack);
+        let mut top = stack.map_or(USER_END, |stack| {
+            stack.start.min(stack.end.saturating_sub(reserve))
+        });
+        for mapping in self.list.iter().rev() {
+            if mapping.end <= top && top - mapping.end >= len {
+                return Some(top - len);
+            }
+            top = top.min(mapping.start);
+        }
+        if top >= MAP_MIN + len {
+            Some(top - len)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The machine's memory as a whole: shared by all address spaces.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::asid::AsidPool;
+use crate::change::{Flushed, Retired};
+use crate::frame::{Frame, Frames, Fresh, Kind};
+use crate::mmu::Mmu;
+use crate::{OutOfMemory, Saturated};
+
+/// Frames, ASIDs and the MMU: one per machine, shared by reference. All that changes is behind
+/// atomics and short spin locks (frame allocator, ASID pool, page caches), taken in no order
+/// because none is held while another is taken, but for a page cache's, which may take the frame
+/// allocator's.
+pub struct Memory<M: Mmu> {
+    /// The MMU.
+    pub mmu: M,
+    /// The frames.
+    pub frames: Frames,
+    /// The ASIDs.
+    pub asids: AsidPool,
+    zero: Frame,
+    serial: AtomicU32,
+}
+
+impl<M: Mmu> Memory<M> {
+    /// Memory with at least one free frame, which becomes the zero page. `asid_bits`: 1 to 16.
+    pub fn new(mmu: M, frames: Frames, asid_bits: u8) -> Result<Memory<M>, OutOfMemory> {
+        let asids = AsidPool::new(asid_bits)?;
+        let zero = frames.allocate(Kind::Zero).ok_or(OutOfMemory)?.into_frame();
+        mmu.frame_event(zero, false);
+        mmu.zero_frame(zero);
+        Ok(Memory {
+            mmu,
+            frames,
+            asids,
+            zero,
+            serial: AtomicU32::new(1),
+        })
+    }
+
+    /// The zero page: mapped read-only wherever untouched memory is read, not counted, never written.
+    pub fn zero_page(&self) -> Frame {
+        self.zero
+    }
+
+    /// A frame for the kernel's own needs, with undefined contents.
+    pub fn alloc(&self) -> Option<Frame> {
+        Some(self.take(Kind::Kernel)?.into_frame())
+    }
+
+    /// Gives back a frame of [`alloc`](Self::alloc). The kernel must have unmapped and invalidated it, if it mapped it.
+    pub fn free(&self, frame: Frame) {
+        debug_assert_eq!(
+            self.frames.kind(frame),
+            Kind::Kernel,
+            "not a frame of the kernel's own"
+        );
+        self.drop_hold(frame);
+    }
+
+    /// A serial number for an address space.
+    pub(crate) fn next_serial(&self) -> u32 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn take(&self, kind: Kind) -> Option<Fresh> {
+        let fresh = self.frames.allocate(kind)?;
+        self.mmu.frame_event(fresh.frame(), false);
+        Some(fresh)
+    }
+
+    /// A zeroed translation table.
+    pub(crate) fn take_table(&self) -> Option<Fresh> {
+        let fresh = self.take(Kind::Table)?;
+        self.mmu.zero_frame(fresh.frame());
+        Some(fresh)
+    }
+
+    /// Takes back a frame that was never mapped.
+    pub(crate) fn give_back(&self, fresh: Fresh) {
+        self.drop_hold(fresh.into_frame());
+    }
+
+    /// One more reference, for a descriptor that is about to be written.
+    #[inline]
+    pub(crate) fn share(&self, frame: Frame) -> Result<(), Saturated> {
+        self.frames.share(frame)
+    }
+
+    /// Drops a reference that no descriptor stands for.
+    pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
+        let freed = self.frames.drop_hold(frame);
+        if freed {
+            self.mmu.frame_event(frame, true);
+        }
+        freed
+    }
+
+    /// Drops the reference of a broken descriptor (the zero page has none). True if the frame is free now.
+    #[inline]
+    pub(crate) fn release(&self, retired: Retired, flushed: &Flushed) -> bool {
+        let frame = retired.into_frame(flushed);
+        if frame == self.zero {
+            return false;
+        }
+        let freed = self.frames.drop_mapped(frame, flushed);
+        if freed {
+            self.mmu.frame_event(frame, true);
+        }
+        freed
+    }
+}
