@@ -9,6 +9,8 @@ use crate::MAJOR;
 use crate::frame::{Body, CRC, CRC_LEN, Envelope, MAX_FRAME};
 
 /// What was found in the stream.
+// Handled one at a time; boxing needs an allocator.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A frame of this version.
@@ -298,7 +300,7 @@ impl Deframer {
             Err(damage) => return self.give_corrupt(offset, damage),
         };
         self.given = len;
-        let item = match parse(&self.buffer[..payload]) {
+        match parse(&self.buffer[..payload]) {
             Ok(envelope) => {
                 self.counts.frames += 1;
                 Self::follow(&mut self.next_seq, &mut self.counts, envelope.seq);
@@ -311,8 +313,7 @@ impl Deframer {
                 }
                 Item::Unknown { offset, len, what }
             }
-        };
-        item
+        }
     }
 
     /// Compares a sequence number with the expected one.

@@ -21,8 +21,11 @@ pub mod batch;
 mod codec;
 mod context;
 pub mod deframe;
+mod descriptor;
 pub mod event;
+mod faults;
 pub mod frame;
+mod kinds;
 
 pub use deframe::{Deframer, Item};
 pub use frame::{Body, Envelope};

@@ -195,3 +195,182 @@ pub fn decode(stream: &[u8]) -> Vec<Record> {
     });
     records
 }
+
+/// A record of a kind, its fields from `numbers`, cut to their types.
+pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
+    use wire::event::{Backing, Barrier, Fork, ForkMode, Map, Region, TlbiOp};
+    let mut fields = numbers[2..].iter().cycle();
+    let mut next = || *fields.next().unwrap();
+    let (time, tid) = (numbers[0], numbers[1] as u32);
+    macro_rules! fields {
+        (Event::$variant:ident { $($field:ident),* }) => {
+            Event::$variant { $($field: next() as _),* }
+        };
+    }
+    let event = match kind {
+        0 => fields!(Event::SpaceNew { space, root, asid }),
+        1 => fields!(Event::SpaceEnd {
+            space,
+            asid,
+            dropped,
+            freed,
+            tables,
+            cost
+        }),
+        2 => fields!(Event::Spawn { pid, space }),
+        3 => {
+            use ForkMode::*;
+            Event::Fork(Fork {
+                mode: [Classic, SharedTables, Eager, Vfork][next() as usize % 4],
+                parent: next() as u32,
+                child: next() as u32,
+                parent_space: next() as u32,
+                child_space: next() as u32,
+                shared: next() as u32,
+                protected: next() as u32,
+                leaves: next() as u32,
+                copied: next() as u32,
+                tables: next() as u32,
+                tables_shared: next() as u32,
+                cost: next() as u32,
+                pc: next(),
+            })
+        }
+        4 => fields!(Event::Exec {
+            pid,
+            old_space,
+            space,
+            file,
+            cost
+        }),
+        5 => fields!(Event::Exit { pid, space, status }),
+        6 => fields!(Event::Reap { pid, by }),
+        7 => {
+            use Region::*;
+            let backing = match next() {
+                odd if odd & 1 == 1 => Backing::File {
+                    file: next() as u32,
+                    offset: next(),
+                },
+                _ => Backing::Anonymous,
+            };
+            Event::Map(Map {
+                space: next() as u32,
+                start: next(),
+                end: next(),
+                prot: next() as u8,
+                shared: next() & 1 == 1,
+                backing,
+                region: [Program, Heap, Stack, Mmap, Vdso][next() as usize % 5],
+            })
+        }
+        8 => fields!(Event::Unmap {
+            space,
+            start,
+            end,
+            dropped,
+            freed
+        }),
+        9 => fields!(Event::Protect {
+            space,
+            start,
+            end,
+            prot,
+            tightened
+        }),
+        10 => {
+            let kinds = next() as usize;
+            let mut fault = Fault {
+                outcome: Outcome::ALL[kinds % 16],
+                access: [Access::Read, Access::Write, Access::Exec][kinds / 16 % 3],
+                origin: [Origin::User, Origin::Kernel][kinds / 48 % 2],
+                pid: next() as u32,
+                space: numbers[3] as u32 + 1,
+                asid: numbers[3] as u16,
+                cost: next() as u32,
+                pc: next(),
+                addr: next(),
+                esr: next() as u32,
+                old: next(),
+                new: next(),
+                refs: next() as u32,
+                refs_after: numbers[9] as u32 / 2,
+                tlbis: numbers[9] as u8,
+                stack: Stack::default(),
+            };
+            let depth = next() as usize % (STACK_DEPTH + 1);
+            fault.stack.depth = depth as u8;
+            for (index, pc) in fault.stack.pcs[..depth].iter_mut().enumerate() {
+                *pc = numbers[11].rotate_left(7 * index as u32);
+            }
+            Event::Fault(fault)
+        }
+        11 => fields!(Event::Switch {
+            from,
+            to,
+            space,
+            ttbr0,
+            tlbis
+        }),
+        12 => fields!(Event::Resident {
+            space,
+            anon,
+            file,
+            zero
+        }),
+        13 => fields!(Event::Unimplemented { pid, number, pc }),
+        14 => fields!(Event::Killed {
+            pid,
+            signal,
+            pc,
+            addr
+        }),
+        15 => fields!(Event::Descriptor {
+            table,
+            index,
+            level,
+            old,
+            new
+        }),
+        16 => {
+            use Barrier::*;
+            let all = [DmbIshst, DsbIshst, DsbNshst, DsbIsh, DsbNsh, Isb];
+            Event::Barrier(all[next() as usize % 6])
+        }
+        17 => {
+            use TlbiOp::*;
+            let all = [
+                Vale1, Vae1, Vale1Is, Vae1Is, Vaale1Is, Vaae1Is, Aside1Is, Vmalle1, Vmalle1Is,
+            ];
+            Event::Tlbi {
+                op: all[next() as usize % 9],
+                operand: next(),
+            }
+        }
+        18 => fields!(Event::Ttbr0 { value }),
+        19 => Event::Frame {
+            frame: next(),
+            freed: next() & 1 == 1,
+        },
+        _ => unreachable!("no such kind"),
+    };
+    assert_eq!(event.kind(), kind);
+    Record { time, tid, event }
+}
+
+/// A record of any kind, its fields of any size.
+pub fn any_record(random: &mut Random) -> Record {
+    let mut numbers = [0; 12];
+    for number in &mut numbers {
+        // Few small values, so that records are often alike, and some of every length.
+        *number = if random.one_in(2) {
+            random.range(0, 3)
+        } else {
+            random.bits() >> random.range(0, 64)
+        };
+    }
+    record(
+        random.range(0, wire::event::KINDS as u64) as usize,
+        &numbers,
+    )
+}
