@@ -1,7 +1,83 @@
-//! The kernel.
+//! The Cowscope kernel: makes copy-on-write visible.
+//!
+//! This page is the boot story. `arch/head.s` comes before it: from the boot loader to here, at
+//! the linked address, on the boot stack, with MMU and caches on.
 #![no_std]
 #![no_main]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+
+extern crate alloc;
+
+mod arch;
+mod board;
+mod driver;
+mod log;
+mod panic;
+mod process;
+mod trace;
+
+use driver::uart;
+
+/// `image_at`: where the boot loader put the image. `handed`: its x0. `level`: the exception level
+/// it started us at.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
+    // First a way to complain: the serial port that this machine most likely has.
+    arch::table::init(image_at);
+    arch::cpu::init();
+    let (soc, serial) = board::guess(image_at);
+    uart::wire_uart().open(serial, soc);
+
+    // What machine is this, and what does it have?
+    let mut board = board::discover(handed, &arch::table::image_range()).unwrap_or_else(stop);
+    uart::wire_uart().open(board.wire, board.soc);
+    if let Some(console) = board.console {
+        uart::console_uart_slot().open(console, board.soc);
+    }
+
+    // Its RAM becomes the linear map and the frames; from here on there is a heap.
+    arch::mmu::init();
+    let asid_bits = asid_bits(board.bootargs);
+    arch::setup::memory(&mut board, asid_bits).unwrap_or_else(stop);
+    let board = board::set(board);
+
+    // One core runs. The others must not burn the host's time, or run wild.
+    let parked = arch::park::park_all(board);
+    driver::interrupt::init(board).unwrap_or_else(stop);
+
+    let memory = arch::mmu::memory();
+    defmt::info!(
+        "{=str} ({=str}), entered at EL{=u64}, image at {=u64:#x}, MIDR {=u64:#x}",
+        board.name,
+        board.model,
+        level,
+        image_at,
+        arch::cpu::midr(),
+    );
+    defmt::info!(
+        "{=usize} cores, {=usize} parked; {=u64} MiB of RAM, {=u64} frames free; {=u8}-bit ASIDs",
+        board.cpus,
+        parked,
+        board.ram.bytes() >> 20,
+        memory.frames.free_count(),
+        asid_bits,
+    );
+
+    // The rest is processes.
+    process::start()
+}
+
+/// ASID width: what the core has, or less by `asid_bits=` (so that tests run out of them).
+fn asid_bits(bootargs: &str) -> u8 {
+    let most = arch::cpu::asid_bits();
+    bootargs
+        .split_ascii_whitespace()
+        .take_while(|&argument| argument != "--")
+        .find_map(|argument| argument.strip_prefix("asid_bits="))
+        .and_then(|bits| bits.parse().ok())
+        .map_or(most, |bits: u8| bits.clamp(1, most))
+}
+
+/// The boot cannot go on.
+fn stop<T>(why: &'static str) -> T {
+    panic!("cannot boot: {why}")
 }

@@ -1,0 +1,113 @@
+//! The core itself: identification, features, waiting.
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::*;
+use core::arch::asm as instruction;
+
+/// Number of this core, counted from 0 (the boot core) in the order of starting.
+#[inline]
+pub fn id() -> usize {
+    TPIDR_EL1.get() as usize
+}
+
+/// MIDR_EL1.
+pub fn midr() -> u64 {
+    MIDR_EL1.get()
+}
+
+/// MPIDR_EL1 without the bits that are not affinity.
+pub fn affinity() -> u64 {
+    MPIDR_EL1.get() & 0xff_00ff_ffff
+}
+
+/// CTR_EL0: cache line sizes and what instruction fetches need.
+#[inline]
+pub fn ctr() -> u64 {
+    let value: u64;
+    // SAFETY: reads a constant register.
+    unsafe { instruction!("mrs {}, ctr_el0", out(reg) value, options(nomem, nostack, pure)) };
+    value
+}
+
+/// Bits in an ASID: 16 where the core has them, else 8. The head set TCR_EL1.AS accordingly.
+pub fn asid_bits() -> u8 {
+    if TCR_EL1.is_set(TCR_EL1::AS) { 16 } else { 8 }
+}
+
+/// Whether PSTATE.PAN exists.
+pub fn has_pan() -> bool {
+    (ID_AA64MMFR1_EL1.get() >> 20) & 0xf != 0
+}
+
+/// Whether the interrupt controller has its CPU interface in system registers (GICv3).
+pub fn has_gic_registers() -> bool {
+    (ID_AA64PFR0_EL1.get() >> 24) & 0xf != 0
+}
+
+/// Sets up what every core needs beyond the head: FP for programs, the cycle counter, the counter
+/// at EL0, PAN.
+pub fn init() {
+    CPACR_EL1.write(CPACR_EL1::FPEN::TrapNothing);
+    // Programs read CNTVCT_EL0 and CNTFRQ_EL0, and nothing else of the timer.
+    CNTKCTL_EL1.set(1 << 1);
+    // SAFETY: the cycle counter counts, 64 bits wide, at EL0 and EL1; programs cannot reach the PMU.
+    unsafe {
+        instruction!(
+            "msr pmuserenr_el0, xzr",
+            "msr pmintenclr_el1, {all}",
+            "msr pmccfiltr_el0, xzr",
+            "msr pmcntenset_el0, {cycles}",
+            "msr pmcr_el0, {control}",
+            "msr mdscr_el1, xzr",
+            "isb",
+            all = in(reg) 0xffff_ffff_u64,
+            cycles = in(reg) 1_u64 << 31,
+            // E, C (reset), LC (overflow at 64 bits).
+            control = in(reg) 1_u64 | 1 << 2 | 1 << 6,
+            options(nostack)
+        );
+    }
+    if has_pan() {
+        // SAFETY: MSR PAN, #1 by its encoding, since the baseline does not know it. The kernel
+        // reaches user memory by LDTR and STTR only, which PAN does not affect.
+        unsafe { instruction!(".inst 0xd500419f", options(nostack)) };
+    }
+}
+
+/// Sleeps until an interrupt is pending and lets it be taken: only for the idle loop, with the
+/// interrupts masked (as they are everywhere else in the kernel).
+pub fn wait_for_interrupt() {
+    // WFI wakes for a masked interrupt too, so that none is lost between the caller's look at the
+    // run queue and here.
+    barrier();
+    asm::wfi();
+    // SAFETY: the handler saves everything; see `vectors.s`.
+    unsafe { instruction!("msr daifclr, #2", "isb", "msr daifset, #2", options(nostack)) };
+}
+
+fn barrier() {
+    asm::barrier::dsb(asm::barrier::SY);
+}
+
+/// Sleeps for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: masks interrupts; there is nothing left to handle them.
+        unsafe { instruction!("msr daifset, #15", options(nostack)) };
+        asm::wfi();
+    }
+}
+
+/// Cleans and invalidates `[start, start + len)` to the point of coherency: for memory shared with
+/// a core whose caches are off.
+pub fn clean_to_memory(start: u64, len: u64) {
+    let line = 4_u64 << ((ctr() >> 16) & 0xf);
+    let mut at = start & !(line - 1);
+    barrier();
+    while at < start + len {
+        // SAFETY: cleaning changes no contents; the address is mapped.
+        unsafe { instruction!("dc civac, {}", in(reg) at, options(nostack)) };
+        at += line;
+    }
+    barrier();
+}

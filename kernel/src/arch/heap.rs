@@ -1,0 +1,114 @@
+//! The kernel heap: `talc`, in a window of its own that grows by single frames.
+
+use super::{layout, mmu, table};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use talc::base::{Talc, binning::Binning};
+use talc::source::Source;
+use talc::TalcLock;
+
+const PAGE: usize = 4096;
+/// Grown by at least this much, so that small allocations do not each cost a fault of the source.
+const STEP: usize = 4 * PAGE;
+
+/// Grows the heap by mapping frames at its end.
+#[derive(Debug)]
+struct Grow {
+    /// End of the claimed heap, once there is one.
+    heap_end: Option<NonNull<u8>>,
+    /// End of what is mapped.
+    mapped: u64,
+}
+
+// SAFETY: the pointer is to the heap, which belongs to the allocator that owns this source.
+unsafe impl Send for Grow {}
+
+#[global_allocator]
+static HEAP: TalcLock<spin::Mutex<()>, Grow> = TalcLock::new(Grow {
+    heap_end: None,
+    mapped: layout::HEAP.start,
+});
+
+// SAFETY: `acquire` touches no allocator but the one it is given.
+unsafe impl Source for Grow {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        // The gap at the end may be smaller than the request by any amount: grow by all of it,
+        // and by what alignment and the allocator's own tags may take.
+        let need = layout
+            .size()
+            .checked_add(layout.align())
+            .and_then(|n| n.checked_add(64))
+            .ok_or(())?;
+        grow(talc, need.max(STEP))
+    }
+}
+
+/// Gives the heap its first memory, before there is an allocator of frames.
+pub fn init(physical: u64, len: u64) -> Result<(), table::Error> {
+    let mut talc = HEAP.lock();
+    table::map_pages(talc.source.mapped, physical, len, table::KERNEL_RW)?;
+    talc.source.mapped += len;
+    claim(&mut talc);
+    Ok(())
+}
+
+/// Gives what is mapped to the allocator.
+fn claim<B: Binning>(talc: &mut Talc<Grow, B>) {
+    let end = talc.source.mapped as *mut u8;
+    // SAFETY: everything from the window's start to `end` is mapped and nobody else's; `heap_end`
+    // is what the allocator returned last.
+    unsafe {
+        talc.source.heap_end = match talc.source.heap_end {
+            Some(heap_end) => Some(talc.extend(heap_end, end)),
+            None => {
+                let start = layout::HEAP.start as *mut u8;
+                talc.claim(start, end as usize - start as usize)
+            }
+        };
+    }
+}
+
+/// Maps at least `bytes` more at the end of the heap, and gives them to the allocator. When frames
+/// run out, those already mapped stay, for the next time.
+fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
+    let wanted = talc.source.mapped + bytes.next_multiple_of(PAGE) as u64;
+    if wanted > layout::HEAP.end {
+        return Err(());
+    }
+    let memory = mmu::try_memory().ok_or(())?;
+    let mut result = Ok(());
+    while talc.source.mapped < wanted {
+        let at = talc.source.mapped;
+        let Some(frame) = memory.alloc() else {
+            result = Err(());
+            break;
+        };
+        if table::map_pages(at, frame.addr(), PAGE as u64, table::KERNEL_RW).is_err() {
+            memory.free(frame);
+            result = Err(());
+            break;
+        }
+        talc.source.mapped = at + PAGE as u64;
+    }
+    claim(talc);
+    result
+}
+
+/// Makes sure that the next allocations succeed up to `bytes` in total; count 64 bytes for each
+/// besides its size. For system calls that could not undo what they did: they ask first, and
+/// fail with ENOMEM while nothing has happened yet.
+pub fn reserve(bytes: usize) -> bool {
+    let mut talc = HEAP.lock();
+    let free = match talc.source.heap_end {
+        // SAFETY: `heap_end` is what the allocator returned last.
+        Some(end) => end.as_ptr() as usize - unsafe { talc.reserved(end) }.up_to.as_ptr() as usize,
+        None => 0,
+    };
+    free >= bytes || grow(&mut talc, bytes - free + STEP).is_ok()
+}
+
+/// Bytes of RAM the heap occupies.
+pub fn bytes() -> u64 {
+    HEAP.lock().source.mapped - layout::HEAP.start
+}
+

@@ -1,0 +1,331 @@
+//! TLB and cache maintenance, and the switch between address spaces.
+
+use super::layout;
+use aarch64_cpu::registers::{Readable, TTBR0_EL1, Writeable};
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use memory::{Barrier, Frame, Memory, Mmu, Tlbi};
+use spin::Once;
+use wire::event;
+
+global_asm!(include_str!("copy.s"));
+
+/// Repeat TLBI and DSB: Cortex-A76 erratum 1286807.
+const REPEAT_TLBI: u32 = 1;
+/// ISB after the DSB that publishes a descriptor: Cortex-A72 erratum 1387635.
+const ISB_AFTER_PUBLISH: u32 = 1 << 1;
+/// CTR_EL0.IDC: data need not be cleaned for instruction fetch.
+const IDC: u32 = 1 << 2;
+/// CTR_EL0.DIC: instruction caches need not be invalidated.
+const DIC: u32 = 1 << 3;
+/// VIPT instruction cache: IC IVAU at one alias does not reach the others.
+const VIPT: u32 = 1 << 4;
+
+static FLAGS: AtomicU32 = AtomicU32::new(0);
+/// TLBIs this CPU has issued. One writer (this CPU, not preemptible here): no read-modify-write.
+static TLBIS: AtomicU64 = AtomicU64::new(0);
+static TRACED: AtomicBool = AtomicBool::new(false);
+static MEMORY: Once<Memory<Arch>> = Once::new();
+
+/// The machine, as `memory` sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arch;
+
+/// Decides by the core's identification what maintenance it needs.
+pub fn init() {
+    let midr = super::cpu::midr();
+    let (implementer, part) = (midr >> 24, (midr >> 4) & 0xfff);
+    // Variant and revision, rNpM as 0xNM.
+    let revision = ((midr >> 20) & 0xf) << 4 | (midr & 0xf);
+    let mut flags = 0;
+    if implementer == 0x41 {
+        if part == 0xd0b && revision <= 0x30 {
+            flags |= REPEAT_TLBI;
+        }
+        if part == 0xd08 && (revision <= 0x03 || revision == 0x10) {
+            flags |= ISB_AFTER_PUBLISH;
+        }
+    }
+    let ctr = super::cpu::ctr();
+    if ctr & 1 << 28 != 0 {
+        flags |= IDC;
+    }
+    if ctr & 1 << 29 != 0 {
+        flags |= DIC;
+    }
+    if (ctr >> 14) & 3 == 2 {
+        flags |= VIPT;
+    }
+    FLAGS.store(flags, Ordering::Relaxed);
+}
+
+/// Installs the machine's memory. Once, at boot.
+pub fn set_memory(memory: Memory<Arch>) -> &'static Memory<Arch> {
+    MEMORY.call_once(|| memory)
+}
+
+/// The machine's memory.
+///
+/// # Panics
+/// Before boot has installed it.
+#[inline]
+pub fn memory() -> &'static Memory<Arch> {
+    MEMORY.get().expect("memory is set up at boot")
+}
+
+/// The machine's memory, once there is one.
+pub fn try_memory() -> Option<&'static Memory<Arch>> {
+    MEMORY.get()
+}
+
+/// Whether descriptor writes, barriers and TLBIs are recorded (`trace=mmu`).
+pub fn set_traced(on: bool) {
+    TRACED.store(on, Ordering::Relaxed);
+}
+
+/// TLBI instructions this CPU has issued since boot.
+#[inline]
+pub fn tlbi_count() -> u64 {
+    TLBIS.load(Ordering::Relaxed)
+}
+
+/// Switches to the address space of `ttbr0` (ASID << 48 | root): no TLB flush.
+#[inline]
+pub fn activate(ttbr0: u64) {
+    // The DSB completes TLBIs that the leaving thread issued: it may go on elsewhere, where
+    // another DSB would wait for nothing. The root and its ASID change in one write (TCR.A1=0).
+    // SAFETY: user translations only; the kernel runs from TTBR1.
+    unsafe {
+        asm!(
+            "dsb ish",
+            "msr ttbr0_el1, {0}",
+            "isb",
+            in(reg) ttbr0,
+            options(nostack, preserves_flags)
+        );
+    }
+    record(|| event::Event::Ttbr0 { value: ttbr0 });
+}
+
+/// Leaves any address space: an empty root, ASID 0. No lazy TLB.
+pub fn deactivate() {
+    activate(reserved_ttbr0());
+}
+
+/// What TTBR0_EL1 holds.
+pub fn active() -> u64 {
+    TTBR0_EL1.get()
+}
+
+/// The TTBR0 value of no address space: the head's identity root, emptied, and ASID 0.
+pub fn reserved_ttbr0() -> u64 {
+    super::table::image_physical(layout::boot_tables())
+}
+
+/// Drops the head's identity map: from here on TTBR0 translates nothing until a process runs.
+pub fn drop_identity_map() {
+    let root = layout::boot_tables() as *mut u64;
+    for index in 0..512 {
+        // SAFETY: the head's level 1 table, in the image's data; nothing executes through it.
+        unsafe { root.add(index).write_volatile(0) };
+    }
+    Arch.barrier(Barrier::DsbIshst);
+    Arch.tlbi(Tlbi::Vmalle1Is);
+    Arch.barrier(Barrier::DsbIsh);
+    Arch.barrier(Barrier::Isb);
+    TTBR0_EL1.set(reserved_ttbr0());
+    Arch.barrier(Barrier::Isb);
+}
+
+/// After a kernel page's entry was cleared: no CPU translates it any more.
+pub(super) fn forget_kernel_page(va: u64) {
+    Arch.barrier(Barrier::DsbIshst);
+    Arch.tlbi(Tlbi::Vaae1Is { va });
+    Arch.barrier(Barrier::DsbIsh);
+    Arch.barrier(Barrier::Isb);
+}
+
+#[inline(always)]
+fn has(flag: u32) -> bool {
+    FLAGS.load(Ordering::Relaxed) & flag != 0
+}
+
+#[inline(always)]
+fn record(event: impl FnOnce() -> event::Event) {
+    if TRACED.load(Ordering::Relaxed) {
+        crate::trace::mmu_event(event());
+    }
+}
+
+#[inline(always)]
+fn entry(table: Frame, index: usize) -> *mut u64 {
+    debug_assert!(index < 512);
+    (layout::linear(table.addr()) as *mut u64).wrapping_add(index & 511)
+}
+
+#[inline(always)]
+fn page(frame: Frame) -> *mut [u8; 4096] {
+    layout::linear(frame.addr()) as *mut [u8; 4096]
+}
+
+unsafe extern "C" {
+    fn copy_page(to: *mut [u8; 4096], from: *const [u8; 4096]);
+    fn zero_page(page: *mut [u8; 4096]);
+}
+
+macro_rules! instruction {
+    ($text:literal) => {
+        // SAFETY: a barrier or a TLB invalidation changes no memory and no register.
+        unsafe { asm!($text, options(nostack, preserves_flags)) }
+    };
+    ($text:literal, $operand:expr) => {
+        // SAFETY: as above.
+        unsafe { asm!($text, in(reg) $operand, options(nostack, preserves_flags)) }
+    };
+}
+
+impl Mmu for Arch {
+    #[inline]
+    fn read_descriptor(&self, table: Frame, index: usize) -> u64 {
+        // SAFETY: a frame of RAM, in the linear map; the index is masked to the table.
+        unsafe { entry(table, index).read_volatile() }
+    }
+
+    #[inline]
+    fn write_descriptor(&self, table: Frame, index: usize, level: u8, value: u64) {
+        record(|| event::Event::Descriptor {
+            table: table.number(),
+            index: index as u16,
+            level,
+            old: self.read_descriptor(table, index),
+            new: value,
+        });
+        // SAFETY: as in `read_descriptor`; `memory` owns the table and orders its changes.
+        unsafe { entry(table, index).write_volatile(value) }
+    }
+
+    #[inline]
+    fn barrier(&self, barrier: Barrier) {
+        match barrier {
+            Barrier::DmbIshst => instruction!("dmb ishst"),
+            Barrier::DsbIshst => {
+                instruction!("dsb ishst");
+                if has(ISB_AFTER_PUBLISH) {
+                    instruction!("isb");
+                }
+            }
+            Barrier::DsbNshst => {
+                instruction!("dsb nshst");
+                if has(ISB_AFTER_PUBLISH) {
+                    instruction!("isb");
+                }
+            }
+            Barrier::DsbIsh => instruction!("dsb ish"),
+            Barrier::DsbNsh => instruction!("dsb nsh"),
+            Barrier::Isb => instruction!("isb"),
+        }
+        record(|| {
+            event::Event::Barrier(match barrier {
+                Barrier::DmbIshst => event::Barrier::DmbIshst,
+                Barrier::DsbIshst => event::Barrier::DsbIshst,
+                Barrier::DsbNshst => event::Barrier::DsbNshst,
+                Barrier::DsbIsh => event::Barrier::DsbIsh,
+                Barrier::DsbNsh => event::Barrier::DsbNsh,
+                Barrier::Isb => event::Barrier::Isb,
+            })
+        });
+    }
+
+    #[inline]
+    fn tlbi(&self, op: Tlbi) {
+        issue(op);
+        let mut issued = 1;
+        if has(REPEAT_TLBI) {
+            // The DSB between the two has to reach as far as the invalidation does.
+            instruction!("dsb ish");
+            issue(op);
+            issued = 2;
+        }
+        TLBIS.store(TLBIS.load(Ordering::Relaxed) + issued, Ordering::Relaxed);
+        record(|| event::Event::Tlbi {
+            op: match op {
+                Tlbi::Vale1 { .. } => event::TlbiOp::Vale1,
+                Tlbi::Vae1 { .. } => event::TlbiOp::Vae1,
+                Tlbi::Vale1Is { .. } => event::TlbiOp::Vale1Is,
+                Tlbi::Vae1Is { .. } => event::TlbiOp::Vae1Is,
+                Tlbi::Vaale1Is { .. } => event::TlbiOp::Vaale1Is,
+                Tlbi::Vaae1Is { .. } => event::TlbiOp::Vaae1Is,
+                Tlbi::Aside1Is { .. } => event::TlbiOp::Aside1Is,
+                Tlbi::Vmalle1 => event::TlbiOp::Vmalle1,
+                Tlbi::Vmalle1Is => event::TlbiOp::Vmalle1Is,
+            },
+            operand: op.operand(),
+        });
+    }
+
+    #[inline]
+    fn zero_frame(&self, frame: Frame) {
+        // SAFETY: a frame of RAM that the caller owns, in the linear map.
+        unsafe { zero_page(page(frame)) }
+    }
+
+    #[inline]
+    fn copy_frame(&self, from: Frame, to: Frame) {
+        // SAFETY: two frames of RAM in the linear map; the caller owns `to`.
+        unsafe { copy_page(page(to), page(from)) }
+    }
+
+    fn with_frame(&self, frame: Frame, f: &mut dyn FnMut(&mut [u8; 4096])) {
+        // SAFETY: a frame of RAM that the caller owns while `f` runs, in the linear map.
+        f(unsafe { &mut *page(frame) })
+    }
+
+    fn sync_icache(&self, frame: Frame) {
+        let start = layout::linear(frame.addr());
+        let ctr = super::cpu::ctr();
+        let lines = |log2_words: u64| (start..start + 4096).step_by(4 << (log2_words & 0xf));
+        if has(IDC) {
+            instruction!("dsb ishst");
+        } else {
+            for line in lines(ctr >> 16) {
+                instruction!("dc cvau, {}", line);
+            }
+            instruction!("dsb ish");
+        }
+        if !has(DIC) {
+            if has(VIPT) {
+                instruction!("ic ialluis");
+            } else {
+                for line in lines(ctr) {
+                    instruction!("ic ivau, {}", line);
+                }
+            }
+            instruction!("dsb ish");
+        }
+        instruction!("isb");
+    }
+
+    #[inline]
+    fn frame_event(&self, frame: Frame, freed: bool) {
+        record(|| event::Event::Frame {
+            frame: frame.number(),
+            freed,
+        });
+    }
+}
+
+#[inline(always)]
+fn issue(op: Tlbi) {
+    let operand = op.operand();
+    match op {
+        Tlbi::Vale1 { .. } => instruction!("tlbi vale1, {}", operand),
+        Tlbi::Vae1 { .. } => instruction!("tlbi vae1, {}", operand),
+        Tlbi::Vale1Is { .. } => instruction!("tlbi vale1is, {}", operand),
+        Tlbi::Vae1Is { .. } => instruction!("tlbi vae1is, {}", operand),
+        Tlbi::Vaale1Is { .. } => instruction!("tlbi vaale1is, {}", operand),
+        Tlbi::Vaae1Is { .. } => instruction!("tlbi vaae1is, {}", operand),
+        Tlbi::Aside1Is { .. } => instruction!("tlbi aside1is, {}", operand),
+        Tlbi::Vmalle1 => instruction!("tlbi vmalle1"),
+        Tlbi::Vmalle1Is => instruction!("tlbi vmalle1is"),
+    }
+}

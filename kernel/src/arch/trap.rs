@@ -1,0 +1,174 @@
+//! Exceptions: what the vectors save, and who handles what.
+
+use super::uaccess;
+use crate::process;
+use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable};
+use core::arch::global_asm;
+pub use wire::event::Access;
+
+/// The registers of the interrupted code. At the top of the thread's kernel stack while a program
+/// is interrupted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrapFrame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// The interrupted stack pointer.
+    pub sp: u64,
+    /// The instruction to return to.
+    pub pc: u64,
+    /// PSTATE as SPSR_EL1 holds it (0: EL0, AArch64, interrupts on).
+    pub pstate: u64,
+}
+
+const _: () = assert!(size_of::<TrapFrame>() == 272);
+
+/// What kind of abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortClass {
+    /// No valid descriptor.
+    Translation,
+    /// The descriptor's access flag is 0.
+    AccessFlag,
+    /// The descriptor forbids the access.
+    Permission,
+    /// Alignment, external abort, TLB conflict, ...
+    Other,
+}
+
+/// A data or instruction abort.
+#[derive(Clone, Copy, Debug)]
+pub struct Abort {
+    /// FAR_EL1.
+    pub addr: u64,
+    /// ESR_EL1.
+    pub esr: u64,
+    /// What the access wanted.
+    pub access: Access,
+    /// PMCCNTR_EL0, read a few instructions after the exception was taken.
+    pub entry_cycles: u64,
+    /// What kind.
+    pub class: AbortClass,
+}
+
+const EC_INSTRUCTION_ABORT_EL0: u64 = 0x20;
+const EC_DATA_ABORT_EL0: u64 = 0x24;
+const EC_DATA_ABORT_EL1: u64 = 0x25;
+
+const EMERGENCY_SIZE: usize = 8192;
+const OVERFLOW: u64 = 16;
+
+#[repr(C, align(16))]
+struct EmergencyStack([u8; EMERGENCY_SIZE]);
+
+/// What reports a kernel stack overflow. One CPU, and nothing returns from there.
+#[unsafe(no_mangle)]
+static mut EMERGENCY_STACK: EmergencyStack = EmergencyStack([0; EMERGENCY_SIZE]);
+
+global_asm!(
+    include_str!("vectors.s"),
+    FRAME = const size_of::<TrapFrame>(),
+    EMERGENCY_SIZE = const EMERGENCY_SIZE,
+    OVERFLOW = const OVERFLOW,
+    SYSCALL = sym system_call,
+    EL0_EXCEPTION = sym el0_exception,
+    EL0_INTERRUPT = sym el0_interrupt,
+    EL1_EXCEPTION = sym el1_exception,
+    EL1_INTERRUPT = sym el1_interrupt,
+    FATAL = sym fatal,
+);
+
+impl Abort {
+    fn new(esr: u64, addr: u64, entry_cycles: u64) -> Self {
+        let instruction = esr >> 26 == EC_INSTRUCTION_ABORT_EL0;
+        // Cache maintenance reports WnR=1 and CM=1 although it only needs to read.
+        let write = esr & 1 << 6 != 0 && esr & 1 << 8 == 0;
+        Self {
+            addr,
+            esr,
+            access: match (instruction, write) {
+                (true, _) => Access::Exec,
+                (false, true) => Access::Write,
+                (false, false) => Access::Read,
+            },
+            entry_cycles,
+            class: match esr & 0x3f {
+                0b000100..=0b000111 => AbortClass::Translation,
+                0b001000..=0b001011 => AbortClass::AccessFlag,
+                0b001100..=0b001111 => AbortClass::Permission,
+                _ => AbortClass::Other,
+            },
+        }
+    }
+}
+
+extern "C" fn system_call(frame: &mut TrapFrame) {
+    process::entry::syscall(frame);
+}
+
+extern "C" fn el0_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {
+    match esr >> 26 {
+        EC_DATA_ABORT_EL0 | EC_INSTRUCTION_ABORT_EL0 => {
+            process::entry::user_abort(frame, Abort::new(esr, far, cycles));
+        }
+        _ => process::entry::user_exception(frame, esr, far),
+    }
+}
+
+extern "C" fn el0_interrupt(frame: &mut TrapFrame) {
+    interrupt();
+    process::entry::leave_interrupt(frame);
+}
+
+extern "C" fn el1_interrupt() {
+    interrupt();
+}
+
+fn interrupt() {
+    crate::driver::interrupt::handle(|| {
+        // Level triggered: quiet it before the controller is told that it was handled.
+        super::time::stop_timer();
+        process::entry::tick();
+    });
+}
+
+extern "C" fn el1_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {
+    if esr >> 26 == EC_DATA_ABORT_EL1
+        && let Some(fix_up) = uaccess::fix_up(frame.pc)
+    {
+        if !process::entry::kernel_abort(Abort::new(esr, far, cycles)) {
+            frame.pc = fix_up;
+        }
+        return;
+    }
+    crate::panic::exception("exception in the kernel", frame, esr, far)
+}
+
+extern "C" fn fatal(frame: &TrapFrame, vector: u64, esr: u64, far: u64) -> ! {
+    let what = match vector {
+        OVERFLOW => "kernel stack overflow",
+        7 | 11 => "SError: an asynchronous external abort",
+        6 | 10 => "FIQ, which nothing enables",
+        12..=15 => "exception from AArch32",
+        _ => "exception that cannot be",
+    };
+    crate::panic::exception(what, frame, esr, far)
+}
+
+/// Enters a program for the first time.
+///
+/// # Safety
+/// `frame` lies at the very top of the running thread's kernel stack, and the address space it is
+/// meant for is active.
+pub unsafe fn return_to_user(frame: &TrapFrame) -> ! {
+    unsafe extern "C" {
+        fn return_to_user_frame(frame: *const TrapFrame) -> !;
+    }
+    // SAFETY: the caller's promise: SP ends at the top of the stack once the frame is popped.
+    unsafe { return_to_user_frame(frame) }
+}
+
+/// ESR_EL1 and FAR_EL1 as they stand, for panics.
+pub fn syndrome() -> (u64, u64) {
+    (ESR_EL1.get(), FAR_EL1.get())
+}

@@ -1,0 +1,8 @@
+//! Device drivers.
+
+pub mod gicv2;
+pub mod interrupt;
+pub mod power;
+pub mod uart;
+
+pub use power::exit;

@@ -1,0 +1,81 @@
+//! Panics: plain text on the wire (text between frames is allowed there), then the end.
+
+use crate::arch::{layout, trap, trap::TrapFrame};
+use crate::driver::{exit, uart};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// The machine's exit code after a panic.
+const EXIT_CODE: i32 = 101;
+
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+/// A second panic says nothing more: whatever it would print with is what failed.
+fn begin() -> uart::Text<'static> {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        exit(EXIT_CODE);
+    }
+    let mut text = uart::Text(uart::wire_uart());
+    // Ends a frame that was cut off, so that the tools see text.
+    uart::wire_uart().put(0);
+    let _ = text.write_str("\n");
+    text
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    let mut text = begin();
+    let (esr, far) = trap::syndrome();
+    // The port cannot fail.
+    let _ = writeln!(text, "kernel {info}\nESR {esr:#x} FAR {far:#x} (of the last exception)");
+    let fp: u64;
+    // SAFETY: reads the frame pointer.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
+    backtrace(&mut text, fp);
+    exit(EXIT_CODE)
+}
+
+/// An exception that nobody can handle.
+pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
+    let mut text = begin();
+    let _ = writeln!(text, "kernel panic: {what}");
+    let _ = writeln!(
+        text,
+        "pc  {:#018x} sp  {:#018x} pstate {:#x}\nesr {esr:#x} (class {:#x}) far {far:#018x}",
+        frame.pc,
+        frame.sp,
+        frame.pstate,
+        esr >> 26,
+    );
+    for (index, value) in frame.x.iter().enumerate() {
+        let end = if index % 4 == 3 { "\n" } else { " " };
+        let _ = write!(text, "x{index:<2} {value:#018x}{end}");
+    }
+    let _ = text.write_str("\n");
+    backtrace(&mut text, frame.x[29]);
+    exit(EXIT_CODE)
+}
+
+/// Return addresses by the frame records, as far as they stay in one mapped stack.
+fn backtrace(text: &mut impl Write, mut fp: u64) {
+    let stack = |at: u64| {
+        (layout::boot_stack()..layout::image_end()).contains(&at) || layout::STACKS.contains(&at)
+    };
+    for _ in 0..16 {
+        // Both halves of a record lie in the upper half of a stack's slot, or nothing does.
+        if !stack(fp) || !fp.is_multiple_of(16) || fp & 1 << 14 == 0 {
+            return;
+        }
+        // SAFETY: an aligned pair inside a stack; at worst it holds stale values, which the test
+        // above rejects or which end at the guard.
+        let [next, lr] = unsafe { (fp as *const [u64; 2]).read_volatile() };
+        if lr == 0 {
+            return;
+        }
+        let _ = writeln!(text, "  called from {lr:#018x}");
+        if next <= fp {
+            return;
+        }
+        fp = next;
+    }
+}
