@@ -61,6 +61,8 @@ pub struct Machine {
     pub(crate) rng: Rng,
     /// Addresses that speculation is interested in.
     pub(crate) pages: Vec<u64>,
+    /// Where the last descriptor was stored.
+    written: u64,
     violations: Vec<Violation>,
 }
 
@@ -82,6 +84,7 @@ impl Machine {
             current: 0,
             rng: Rng::new(seed),
             pages,
+            written: 0,
             violations: Vec::new(),
         }
     }
@@ -155,7 +158,8 @@ impl Machine {
         let old = self.read_descriptor(table, index);
         self.check_write(at, level, old, value);
         self.store(What::Descriptor { at, value });
-        self.steps();
+        self.written = at;
+        self.race();
     }
 
     fn check_write(&mut self, at: u64, level: u8, old: u64, new: u64) {
@@ -219,7 +223,7 @@ impl Machine {
 
     /// Executes a barrier.
     pub fn barrier(&mut self, barrier: Barrier) {
-        self.steps();
+        self.race();
         let current = self.current;
         match barrier {
             Barrier::DmbIshst => self.cpus[current].epoch += 1,
@@ -248,14 +252,14 @@ impl Machine {
 
     /// Issues an invalidation. It acts when it likes, until a DSB waits for it.
     pub fn tlbi(&mut self, op: Tlbi) {
-        self.steps();
+        self.race();
         let todo = if op.broadcast {
             (1 << self.cpus.len()) - 1
         } else {
             1 << self.current
         };
         self.cpus[self.current].pending.push(Pending { op, todo });
-        self.steps();
+        self.race();
     }
 
     /// A DSB waits for the invalidations that `cpu` has issued; the non-shareable form only for
@@ -524,6 +528,29 @@ impl Machine {
                     });
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// The unlucky orders, more often than chance would have them: the last descriptor store
+    /// becomes visible at once, or only after walks and invalidations that should have come later.
+    fn race(&mut self) {
+        for _ in 0..self.rng.below(4) {
+            match self.rng.below(4) {
+                0 => {
+                    let stores = &self.cpus[self.current].stores;
+                    let last = |store: &Store| store.what.word(self.written).is_some();
+                    if let Some(index) = stores.iter().rposition(last) {
+                        self.drain_until(self.current, index);
+                    }
+                }
+                1 => {
+                    for _ in 0..self.cpus.len() {
+                        self.step_tlbi(self.current);
+                    }
+                }
+                2 => self.speculate_at(self.written),
+                _ => self.steps(),
             }
         }
     }

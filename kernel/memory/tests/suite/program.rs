@@ -92,6 +92,12 @@ pub enum Op {
         cpu: usize,
         process: usize,
     },
+    /// The page is read on every CPU, and then written on every CPU: stale entries everywhere.
+    Everywhere {
+        process: usize,
+        page: usize,
+        value: u8,
+    },
     /// Leaves so many free frames for the next step.
     Starve {
         left: u64,
@@ -120,7 +126,13 @@ fn prot() -> impl Strategy<Value = u8> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let who = || (0..3usize, 0..4usize);
+    // The same process on several CPUs, often.
+    let who = || {
+        (
+            0..3usize,
+            prop_oneof![3 => Just(0usize), 3 => Just(1usize), 1 => 0..5usize],
+        )
+    };
     // Few pages, so that steps meet.
     let page = || prop_oneof![8 => 2..5usize, 1 => 0..PAGES];
     let span = move || page().prop_flat_map(|page| (Just(page), 1..=GROUP - page % GROUP));
@@ -143,6 +155,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (who(), 0..4usize).prop_map(|((cpu, process), mode)| Op::Fork { cpu, process, mode }),
         1 => who().prop_map(|(cpu, process)| Op::Exec { cpu, process }),
         5 => who().prop_map(|(cpu, process)| Op::Exit { cpu, process }),
+        3 => (who(), page(), any::<u8>())
+            .prop_map(|((_, process), page, value)| Op::Everywhere { process, page, value }),
         3 => (0..6u64).prop_map(|left| Op::Starve { left }),
     ]
 }

@@ -1,6 +1,6 @@
 //! `memory::Mmu` over the adversarial machine, which can leave out any one barrier or TLBI.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::Location;
 
@@ -22,6 +22,8 @@ pub struct Sim {
     pub omit: Option<Site>,
     /// How often each call site was executed.
     pub sites: RefCell<BTreeMap<Site, u64>>,
+    /// How often the instruction cache was synchronised.
+    pub syncs: Cell<u64>,
 }
 
 impl Sim {
@@ -30,6 +32,7 @@ impl Sim {
             machine: RefCell::new(machine),
             omit: None,
             sites: RefCell::default(),
+            syncs: Cell::new(0),
         }
     }
 
@@ -135,6 +138,7 @@ impl Mmu for Sim {
     }
 
     fn sync_icache(&self, frame: Frame) {
+        self.syncs.set(self.syncs.get() + 1);
         self.machine.borrow_mut().sync_icache(frame.number());
     }
 

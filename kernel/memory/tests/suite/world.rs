@@ -57,6 +57,16 @@ pub struct World {
 type Result<T = ()> = std::result::Result<T, String>;
 
 impl World {
+    /// How often barriers and TLBIs of a name were executed so far.
+    pub fn executed(&self, what: &str) -> u64 {
+        let sites = self.mem.mmu.sites.borrow();
+        sites
+            .iter()
+            .filter(|(site, _)| site.what == what)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
     pub fn new(cpus: usize, frames: usize, seed: u64, omit: Option<Site>) -> World {
         let machine = Machine::new(cpus, FIRST, frames, (0..PAGES).map(va).collect(), seed);
         let mut sim = Sim::new(machine);
@@ -264,6 +274,18 @@ impl World {
                     Err(error) => return Err(format!("exec: {error}")),
                 }
             }
+            Op::Everywhere {
+                process,
+                page,
+                value,
+            } => {
+                for access in [Access::Read, Access::Write] {
+                    for cpu in 0..self.running.len() {
+                        self.access(cpu, process % count, page, 0, access, value)?;
+                        self.mem.mmu.machine.borrow_mut().release();
+                    }
+                }
+            }
             Op::Exit { cpu, process } => {
                 let cpu = self.cpu(cpu);
                 let process = self.processes.remove(process % count);
@@ -300,7 +322,14 @@ impl World {
         }
     }
 
-    fn map(&mut self, process: usize, page: usize, count: usize, prot: Prot, back: Back) -> Result {
+    pub fn map(
+        &mut self,
+        process: usize,
+        page: usize,
+        count: usize,
+        prot: Prot,
+        back: Back,
+    ) -> Result {
         let (start, end) = (va(page), va(page) + count as u64 * PAGE_SIZE);
         let (backing, shared, object) = match back {
             Back::Anonymous => (Backing::Anonymous, false, None),
@@ -351,7 +380,7 @@ impl World {
         Ok(())
     }
 
-    fn fork(&mut self, parent: usize, mode: ForkMode) -> Result {
+    pub fn fork(&mut self, parent: usize, mode: ForkMode) -> Result {
         if self.processes.len() >= PROCESSES {
             return Ok(());
         }
