@@ -2,6 +2,7 @@
 //!
 //! The binary `cowscope` is a thin layer over this library, and the machine tests use it as well.
 
+pub mod analysis;
 pub mod cli;
 pub mod doctor;
 pub mod exit;
@@ -11,5 +12,6 @@ pub mod machine;
 pub mod paths;
 pub mod progress;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod setup;
