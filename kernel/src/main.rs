@@ -10,9 +10,11 @@ extern crate alloc;
 mod arch;
 mod board;
 mod driver;
+mod fs;
 mod log;
 mod panic;
 mod process;
+mod syscall;
 mod trace;
 
 use driver::uart;

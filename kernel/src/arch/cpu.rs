@@ -34,6 +34,25 @@ pub fn asid_bits() -> u8 {
     if TCR_EL1.is_set(TCR_EL1::AS) { 16 } else { 8 }
 }
 
+/// What programs may use, as Linux's AT_HWCAP says it. Not HWCAP_CPUID: reading ID registers at
+/// EL0 traps, and is not emulated.
+pub fn hwcap() -> u64 {
+    // Field of ID_AA64ISAR0_EL1, its lowest value, bit of the HWCAP (Linux, asm/hwcap.h).
+    const FEATURES: [(u32, u64, u32); 8] = [
+        (4, 1, 3),  // AES
+        (4, 2, 4),  // PMULL
+        (8, 1, 5),  // SHA1
+        (12, 1, 6), // SHA2
+        (16, 1, 7), // CRC32
+        (20, 2, 8), // ATOMICS
+        (28, 1, 12), // ASIMDRDM
+        (44, 1, 20), // ASIMDDP
+    ];
+    const FP_ASIMD: u64 = 0b11;
+    let features = ID_AA64ISAR0_EL1.get();
+    FEATURES.iter().filter(|(field, least, _)| features >> field & 0xf >= *least).fold(FP_ASIMD, |all, (_, _, bit)| all | 1 << bit)
+}
+
 /// Whether PSTATE.PAN exists.
 pub fn has_pan() -> bool {
     (ID_AA64MMFR1_EL1.get() >> 20) & 0xf != 0
@@ -82,14 +101,7 @@ pub fn wait_for_interrupt() {
     barrier();
     asm::wfi();
     // SAFETY: the handler saves everything; see `vectors.s`.
-    unsafe {
-        instruction!(
-            "msr daifclr, #2",
-            "isb",
-            "msr daifset, #2",
-            options(nostack)
-        )
-    };
+    unsafe { instruction!("msr daifclr, #2", "isb", "msr daifset, #2", options(nostack)) };
 }
 
 fn barrier() {

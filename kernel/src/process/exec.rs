@@ -1,0 +1,149 @@
+//! Running another program in a process.
+
+use super::elf::Elf;
+use super::image::{Arguments, Image, Strings};
+use super::space::Space;
+use super::thread::{self, current};
+use super::{exit, options, scheduler, signal};
+use crate::arch::{self, trap::TrapFrame};
+use crate::fs::tree::{self, Content, Node, Regular};
+use crate::syscall::errno::Errno;
+use crate::trace::{self, meta::Meta};
+use alloc::sync::Arc;
+use core::ptr;
+use core::sync::atomic::Ordering;
+use wire::event::Event;
+
+/// `execve`: replaces the program of the current process. On an error everything is as it was.
+pub fn exec(
+    frame: &mut TrapFrame,
+    node: &'static Node,
+    arguments: &Arguments,
+) -> Result<(), Errno> {
+    let start = arch::time::cycles();
+    let Content::Regular(file) = &node.content else {
+        return Err(Errno::EACCES);
+    };
+    if !node.is_executable() {
+        return Err(Errno::EACCES);
+    }
+    let elf = Elf::parse(file.bytes)?;
+    let space = Space::new()?;
+    let (sp, entry, old) = match load(&space, node, file, &elf, arguments) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            Space::release(space);
+            return Err(error);
+        }
+    };
+    let thread = current();
+    let process = &thread.process;
+    let last = Arc::strong_count(&old) == 1;
+    if last {
+        old.report_resident();
+    }
+    trace::emit(Event::Exec {
+        pid: process.pid,
+        old_space: old.serial,
+        space: space.serial,
+        file: node.id,
+        cost: arch::time::cycles().wrapping_sub(start) as u32,
+    });
+    {
+        let mut state = process.state.lock();
+        state.program = Some(node);
+        state.name = short_name(node.name());
+        state.space = (space.serial, space.root, space.asid);
+    }
+    process.announce();
+    space.report_resident();
+    drop(space);
+    Space::release(old);
+    exit::release_vfork_parent(process);
+    loop {
+        // One at a time, and dropped without the table's lock.
+        let closed = process.files.lock().take_close_on_exec();
+        if closed.is_none() {
+            break;
+        }
+    }
+    if let Some(actions) = process.actions.lock().as_mut() {
+        signal::reset_for_exec(actions);
+    }
+    thread.clear_child_tid.store(0, Ordering::Relaxed);
+    thread.reset_user_state();
+    *frame = TrapFrame {
+        pc: entry,
+        sp,
+        ..TrapFrame::default()
+    };
+    Ok(())
+}
+
+/// Loads the program into `space` and makes it the current thread's. Returns the stack pointer, the
+/// entry point, and the address space that was left.
+fn load(
+    space: &Arc<Space>,
+    node: &'static Node,
+    file: &'static Regular,
+    elf: &Elf,
+    arguments: &Arguments,
+) -> Result<(u64, u64, Arc<Space>), Errno> {
+    if !node.announced.swap(true, Ordering::Relaxed) {
+        trace::meta(Meta::File(node));
+    }
+    let image = Image::map(space, node, file, elf, arguments.stack_len())?;
+    let thread = current();
+    // The new address space is filled as its program would do it: through its own mappings.
+    let old = thread.replace_space(Some(space.clone()));
+    thread.loading.store(true, Ordering::Relaxed);
+    let filled = image.fill(elf, arguments);
+    thread.loading.store(false, Ordering::Relaxed);
+    match (filled, old) {
+        (Ok(sp), Some(old)) => Ok((sp, image.entry(), old)),
+        (filled, old) => {
+            drop(thread.replace_space(old));
+            Err(filled.err().unwrap_or(Errno::EFAULT))
+        }
+    }
+}
+
+/// The name of a process: the last component of its program's path, clipped to 15 bytes.
+pub fn short_name(name: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    let len = name.len().min(15);
+    short[..len].copy_from_slice(&name[..len]);
+    short
+}
+
+/// Where the first thread of the machine starts: it runs `/init`.
+pub extern "C" fn first(frame: usize) -> ! {
+    scheduler::finish_switch();
+    // SAFETY: `Thread::new` put a frame there, at the top of this thread's stack.
+    let frame = unsafe { &mut *ptr::with_exposed_provenance_mut::<TrapFrame>(frame) };
+    if let Err(error) = run_init(frame) {
+        let path = options::options().init.as_str();
+        defmt::error!("cannot run {=str}: error {=u16}", path, error.0);
+        exit::machine(127);
+    }
+    thread::return_to_user(frame)
+}
+
+fn run_init(frame: &mut TrapFrame) -> Result<(), Errno> {
+    let options = options::options();
+    let mut arguments = Arguments {
+        path: Strings::default(),
+        arguments: Strings::default(),
+        environment: Strings::default(),
+    };
+    arguments.path.push(options.init.as_bytes())?;
+    arguments.arguments.push(options.init.as_bytes())?;
+    for word in &options.arguments {
+        arguments.arguments.push(word.as_bytes())?;
+    }
+    for word in &options.environment {
+        arguments.environment.push(word.as_bytes())?;
+    }
+    let node = tree::lookup(tree::root(), options.init.as_bytes(), true)?;
+    exec(frame, node, &arguments)
+}

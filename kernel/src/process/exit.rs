@@ -1,0 +1,129 @@
+//! The end of a process, and of the machine.
+
+use super::thread::{Current, current};
+use super::{INIT, Process, scheduler, signal, space::Space, table};
+use crate::arch::uaccess;
+use crate::{driver, trace};
+use alloc::sync::Arc;
+use core::mem;
+use core::sync::atomic::Ordering;
+use linux_raw_sys::general::SIGCHLD;
+use wire::event::Event;
+
+/// Ends the current process with an exit code.
+pub fn exit(code: u32) -> ! {
+    end((code & 0xff) << 8)
+}
+
+/// Ends the current process by a signal, at `pc`, for a fault at `addr`.
+pub fn kill(thread: &Current, signal: u32, pc: u64, addr: u64) -> ! {
+    trace::emit(Event::Killed {
+        pid: thread.process.pid,
+        signal: signal as u8,
+        pc,
+        addr,
+    });
+    end(signal)
+}
+
+fn end(status: u32) -> ! {
+    let pid = {
+        let thread = current();
+        let process = thread.process.clone();
+        release_child_tid(&thread);
+        // Out of their locks before anything is dropped: closing a pipe wakes others.
+        let files = mem::take(&mut *process.files.lock());
+        drop(files);
+        let actions = process.actions.lock().take();
+        drop(actions);
+        let space = thread.replace_space(None);
+        let serial = space.as_ref().map_or(0, |space| space.serial);
+        if let Some(space) = &space
+            && Arc::strong_count(space) == 1
+        {
+            space.report_resident();
+        }
+        trace::emit(Event::Exit {
+            pid: process.pid,
+            space: serial,
+            status,
+        });
+        if let Some(space) = space {
+            Space::release(space);
+        }
+        process.status.store(status, Ordering::Relaxed);
+        let own = {
+            let mut state = process.state.lock();
+            state.space = (0, 0, 0);
+            state.thread.take()
+        };
+        drop(own);
+        release_vfork_parent(&process);
+        process.pid
+    };
+    if pid == INIT {
+        machine(exit_code(status));
+    }
+    leave_family(pid);
+    scheduler::end_current()
+}
+
+/// What a shell would call the status.
+fn exit_code(status: u32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) as i32,
+        signal => 128 + signal as i32,
+    }
+}
+
+/// CLONE_CHILD_CLEARTID: tells the others in the address space, if there are any.
+fn release_child_tid(thread: &Current) {
+    let addr = thread.clear_child_tid.load(Ordering::Relaxed);
+    if addr != 0
+        && thread
+            .space()
+            .is_some_and(|space| Arc::strong_count(space) > 1)
+    {
+        // As on Linux, a bad address is the program's own loss.
+        let _ = uaccess::write_u32(addr, 0);
+    }
+}
+
+/// Lets the parent of a vfork go on.
+pub fn release_vfork_parent(process: &Process) {
+    let parent = process.state.lock().vfork_parent.take();
+    if let Some(parent) = parent {
+        scheduler::wake(&parent);
+    }
+}
+
+/// Becomes a zombie, or vanishes if the parent does not care.
+fn leave_family(pid: u32) {
+    let (parent, inherited) = table::end(pid);
+    if inherited && let Some(init) = table::get(INIT) {
+        wake_waiting(&init);
+    }
+    let Some(parent) = parent else { return };
+    if signal::ignores_explicitly(&parent, SIGCHLD) && table::remove(pid) {
+        trace::emit(Event::Reap {
+            pid,
+            by: parent.pid,
+        });
+    }
+    signal::send(&parent, SIGCHLD);
+    wake_waiting(&parent);
+}
+
+fn wake_waiting(process: &Process) {
+    if process.waiting.swap(false, Ordering::AcqRel)
+        && let Some(thread) = process.thread()
+    {
+        scheduler::wake(&thread);
+    }
+}
+
+/// Ends the machine.
+pub fn machine(code: i32) -> ! {
+    trace::end(code);
+    driver::exit(code)
+}

@@ -1,0 +1,159 @@
+//! Page faults: from the abort to the address space and back, with an event for each.
+
+use super::thread::{Current, Thread};
+use super::{scheduler, space::Space};
+use crate::arch::{
+    self,
+    trap::{Abort, AbortClass, TrapFrame},
+};
+use crate::trace;
+use linux_raw_sys::general::{SIGBUS, SIGKILL, SIGSEGV};
+use memory::{Denial, Handled, Request};
+use wire::event::{self, Event, Fault, Origin, Outcome};
+
+/// After this many faults at one place that all changed nothing, something is wrong.
+const MAX_SPURIOUS: u32 = 16;
+
+/// The last spurious fault of a thread.
+#[derive(Clone, Copy, Default)]
+pub struct Repeat {
+    pc: u64,
+    addr: u64,
+    count: u32,
+}
+
+/// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
+/// signal that it earns.
+#[inline]
+pub fn handle(
+    thread: &Current,
+    frame: &TrapFrame,
+    abort: &Abort,
+    origin: Origin,
+) -> Result<(), u32> {
+    let Some(space) = thread.space() else {
+        return Err(SIGSEGV);
+    };
+    let tlbis = arch::mmu::tlbi_count();
+    if abort.class == AbortClass::Other {
+        record(
+            thread,
+            space,
+            frame,
+            abort,
+            origin,
+            Outcome::Fatal,
+            None,
+            tlbis,
+        );
+        return Err(SIGBUS);
+    }
+    let handled = space.fault(Request {
+        addr: abort.addr,
+        access: access(abort),
+    });
+    let mut outcome = translate(handled.outcome);
+    if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
+        outcome = Outcome::Fatal;
+    }
+    if trace::enabled(trace::FAULT) {
+        record(
+            thread,
+            space,
+            frame,
+            abort,
+            origin,
+            outcome,
+            Some(&handled),
+            tlbis,
+        );
+    }
+    match outcome {
+        Outcome::Denied if handled.denial == Some(Denial::PastEnd) => Err(SIGBUS),
+        Outcome::Denied => Err(SIGSEGV),
+        Outcome::OutOfMemory => Err(SIGKILL),
+        Outcome::Fatal => Err(SIGBUS),
+        _ => Ok(()),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn record(
+    thread: &Thread,
+    space: &Space,
+    frame: &TrapFrame,
+    abort: &Abort,
+    origin: Origin,
+    outcome: Outcome,
+    handled: Option<&Handled>,
+    tlbis: u64,
+) {
+    let tlbis = arch::mmu::tlbi_count() - tlbis;
+    let stack = if trace::stacks() {
+        trace::stack::walk(frame)
+    } else {
+        event::Stack::default()
+    };
+    trace::emit(Event::Fault(Fault {
+        outcome,
+        access: abort.access,
+        origin,
+        pid: thread.process.pid,
+        space: space.serial,
+        asid: space.asid,
+        cost: arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32,
+        pc: frame.pc,
+        addr: abort.addr,
+        esr: abort.esr as u32,
+        old: handled.map_or(0, |handled| handled.old),
+        new: handled.map_or(0, |handled| handled.new),
+        refs: handled.map_or(0, |handled| handled.refs),
+        refs_after: handled.map_or(0, |handled| handled.refs_after),
+        tlbis: tlbis as u8,
+        stack,
+    }));
+}
+
+fn access(abort: &Abort) -> memory::Access {
+    match abort.access {
+        event::Access::Read => memory::Access::Read,
+        event::Access::Write => memory::Access::Write,
+        event::Access::Exec => memory::Access::Exec,
+    }
+}
+
+fn translate(outcome: memory::Outcome) -> Outcome {
+    use memory::Outcome as From;
+    match outcome {
+        From::Spurious => Outcome::Spurious,
+        From::ZeroFill => Outcome::ZeroFill,
+        From::ZeroPage => Outcome::ZeroPage,
+        From::CowCopy => Outcome::CowCopy,
+        From::CowZero => Outcome::CowZero,
+        From::CowReuse => Outcome::CowReuse,
+        From::SharedWrite => Outcome::SharedWrite,
+        From::FileRead => Outcome::FileRead,
+        From::FileCopy => Outcome::FileCopy,
+        From::Exec => Outcome::Exec,
+        From::StackGrow => Outcome::StackGrow,
+        From::Denied => Outcome::Denied,
+        From::OutOfMemory => Outcome::OutOfMemory,
+    }
+}
+
+/// Whether this spurious fault is one too many of a row at the same place.
+fn repeats(thread: &Thread, pc: u64, addr: u64) -> bool {
+    let last = thread.spurious().get();
+    let same = last.pc == pc && last.addr == addr;
+    let count = if same { last.count + 1 } else { 1 };
+    thread.spurious().set(Repeat { pc, addr, count });
+    count > MAX_SPURIOUS
+}
+
+/// Runs `f`, in which an access to user memory that is not there fails at once.
+pub fn without_faults(f: impl FnOnce()) {
+    let cpu = scheduler::cpu();
+    cpu.no_faults.set(true);
+    f();
+    cpu.no_faults.set(false);
+}

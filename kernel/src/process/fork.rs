@@ -1,0 +1,191 @@
+//! Making processes: fork, vfork, and what of clone is like them.
+
+use super::space::Space;
+use super::thread::{Start, Thread, current};
+use super::{Process, State, options, scheduler, table};
+use crate::arch::{self, trap::TrapFrame, uaccess};
+use crate::syscall::errno::Errno;
+use crate::trace;
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use linux_raw_sys::general::{
+    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_VFORK,
+    CLONE_VM, SIGCHLD,
+};
+use memory::ForkCounts;
+use spin::Mutex;
+use wire::event::{Event, Fork, ForkMode};
+
+/// What the allocations below take at most, the tables of files and mappings aside (they are
+/// asked for as they come): a process, a thread, an address space, actions, and their reference counts.
+const HEAP: usize = 8192;
+
+/// The arguments of clone.
+pub struct Clone {
+    /// CLONE_* and, in the lowest byte, the signal at the end.
+    pub flags: u64,
+    /// The child's stack pointer; 0: the parent's.
+    pub stack: u64,
+    /// For CLONE_PARENT_SETTID.
+    pub parent_tid: u64,
+    /// For CLONE_SETTLS.
+    pub tls: u64,
+    /// For CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID.
+    pub child_tid: u64,
+}
+
+/// `clone`: a new process that shares or copies the address space of the current one.
+pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
+    const SUPPORTED: u32 = CLONE_VM
+        | CLONE_VFORK
+        | CLONE_PARENT_SETTID
+        | CLONE_CHILD_SETTID
+        | CLONE_CHILD_CLEARTID
+        | CLONE_SETTLS;
+    let start = arch::time::cycles();
+    let (flags, signal) = (clone.flags as u32 & !0xff, clone.flags as u32 & 0xff);
+    // Threads, namespaces and shared descriptors are for later, and so is a child in the parent's
+    // address space that the parent does not wait for.
+    let concurrent = flags & CLONE_VM != 0 && flags & CLONE_VFORK == 0;
+    if clone.flags >> 32 != 0
+        || flags & !SUPPORTED != 0
+        || concurrent
+        || (signal != SIGCHLD && signal != 0)
+    {
+        return Err(Errno::EINVAL);
+    }
+    if !arch::heap::reserve(HEAP) {
+        return Err(Errno::ENOMEM);
+    }
+    let parent = current();
+    let process = &parent.process;
+    let parent_space = parent.space().ok_or(Errno::ESRCH)?;
+    let pid = table::allocate()?;
+    let files = process.files.lock().try_clone()?;
+    let actions = process
+        .actions
+        .lock()
+        .as_ref()
+        .map(|actions| Box::new(**actions));
+    let mode = options::options().fork;
+    let (space, counts, mode) = if flags & CLONE_VM != 0 {
+        (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
+    } else {
+        let (space, counts) = parent_space.fork(mode)?;
+        (space, counts, mode)
+    };
+    let state = {
+        let state = process.state.lock();
+        State {
+            name: state.name,
+            program: state.program,
+            directory: state.directory,
+            umask: state.umask,
+            space: (space.serial, space.root, space.asid),
+            thread: None,
+            vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
+        }
+    };
+    let child = Arc::new(Process {
+        pid,
+        parent: AtomicU32::new(process.pid),
+        group: AtomicU32::new(process.group.load(Ordering::Relaxed)),
+        session: AtomicU32::new(process.session.load(Ordering::Relaxed)),
+        status: AtomicU32::new(0),
+        waiting: AtomicBool::new(false),
+        files: Mutex::new(files),
+        actions: Mutex::new(actions),
+        state: Mutex::new(state),
+    });
+    let thread = match start_thread(&child, space.clone(), frame, clone) {
+        Ok(thread) => thread,
+        Err(error) => {
+            Space::release(space);
+            return Err(error);
+        }
+    };
+    thread
+        .blocked
+        .store(parent.blocked.load(Ordering::Relaxed), Ordering::Relaxed);
+    child.state.lock().thread = Some(thread.clone());
+    table::insert(child.clone(), process.pid);
+    trace::emit(Event::Fork(Fork {
+        mode,
+        parent: process.pid,
+        child: pid,
+        parent_space: parent_space.serial,
+        child_space: space.serial,
+        shared: counts.shared,
+        protected: counts.protected,
+        leaves: counts.leaves,
+        copied: counts.copied,
+        tables: counts.tables,
+        tables_shared: counts.tables_shared,
+        cost: arch::time::cycles().wrapping_sub(start) as u32,
+        pc: frame.pc,
+    }));
+    child.announce();
+    if mode != ForkMode::Vfork {
+        parent_space.report_resident();
+        space.report_resident();
+    }
+    drop(space);
+    if flags & CLONE_PARENT_SETTID != 0 {
+        // As on Linux, a bad address does not undo the child.
+        let _ = uaccess::write_u32(clone.parent_tid, pid);
+    }
+    scheduler::start(thread);
+    if flags & CLONE_VFORK != 0 {
+        wait_for_exec(&child);
+    }
+    Ok(pid)
+}
+
+fn start_thread(
+    child: &Arc<Process>,
+    space: Arc<Space>,
+    frame: &TrapFrame,
+    clone: &Clone,
+) -> Result<Arc<Thread>, Errno> {
+    let flags = clone.flags as u32;
+    let parent = current();
+    parent.save_user_state();
+    let mut start = Start {
+        frame: frame.clone(),
+        fp: parent.fp(),
+        thread_pointer: parent.thread_pointer(),
+        ..Start::default()
+    };
+    start.frame.x[0] = 0;
+    if clone.stack != 0 {
+        start.frame.sp = clone.stack;
+    }
+    if flags & CLONE_SETTLS != 0 {
+        start.thread_pointer = clone.tls;
+    }
+    let thread = Thread::new(child.pid, child.clone(), space, &start)?;
+    if flags & CLONE_CHILD_SETTID != 0 {
+        thread
+            .set_child_tid
+            .store(clone.child_tid, Ordering::Relaxed);
+    }
+    if flags & CLONE_CHILD_CLEARTID != 0 {
+        thread
+            .clear_child_tid
+            .store(clone.child_tid, Ordering::Relaxed);
+    }
+    Ok(thread)
+}
+
+/// Sleeps until the child of a vfork has its own address space, or has ended.
+fn wait_for_exec(child: &Process) {
+    loop {
+        let state = child.state.lock();
+        if state.vfork_parent.is_none() {
+            return;
+        }
+        scheduler::prepare_to_block();
+        drop(state);
+        scheduler::block();
+    }
+}

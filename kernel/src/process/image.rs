@@ -1,0 +1,309 @@
+//! A program's first address space: segments, stack, arguments, auxiliary vector.
+
+use super::elf::Elf;
+use super::random;
+use super::space::Space;
+use crate::arch::{self, uaccess};
+use crate::fs::tree::{Node, Regular};
+use crate::syscall::errno::Errno;
+use alloc::vec::Vec;
+use linux_raw_sys::auxvec::{
+    AT_BASE, AT_CLKTCK, AT_EGID, AT_ENTRY, AT_EUID, AT_EXECFN, AT_FLAGS, AT_GID, AT_HWCAP,
+    AT_HWCAP2, AT_NULL, AT_PAGESZ, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PLATFORM, AT_RANDOM, AT_SECURE,
+    AT_UID,
+};
+use memory::{Backing, Mapping, PAGE_SIZE, Prot, Region, USER_END};
+
+/// One past the highest byte of the stack: a page is left unmapped above it.
+pub const STACK_TOP: u64 = USER_END - PAGE_SIZE;
+/// How large the stack may grow (RLIMIT_STACK).
+pub const STACK_LIMIT: u64 = 8 << 20;
+/// How much of it is mapped from the start, besides what the arguments take.
+const STACK_START: u64 = 128 << 10;
+/// Where programs go that may go anywhere: two thirds up, as on Linux.
+const RELOCATABLE_BASE: u64 = USER_END / 3 * 2 & !0xffff;
+/// Clock ticks per second that `times` counts in.
+pub const USER_HZ: u64 = 100;
+/// The most bytes of arguments and environment, pointers included: a quarter of the stack.
+const STRINGS_MAX: usize = STACK_LIMIT as usize / 4;
+/// The most bytes of one string, with its NUL.
+pub const STRING_MAX: usize = 32 * PAGE_SIZE as usize;
+
+/// Strings, each ending with NUL: arguments, or an environment.
+#[derive(Default)]
+pub struct Strings {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Strings {
+    /// Appends one.
+    pub fn push(&mut self, string: &[u8]) -> Result<(), Errno> {
+        self.bytes
+            .try_reserve(string.len() + 1)
+            .map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(string);
+        self.bytes.push(0);
+        self.count += 1;
+        self.check()
+    }
+
+    /// Appends the strings of a user's array of pointers, up to the null pointer. A null array is an empty one.
+    pub fn push_user(&mut self, mut array: u64) -> Result<(), Errno> {
+        if array == 0 {
+            return Ok(());
+        }
+        loop {
+            let string = uaccess::read_u64(array)?;
+            if string == 0 {
+                return Ok(());
+            }
+            self.push_user_string(string)?;
+            array = array.wrapping_add(8);
+        }
+    }
+
+    fn push_user_string(&mut self, addr: u64) -> Result<(), Errno> {
+        /// Most strings are shorter.
+        const STEP: usize = 256;
+        let start = self.bytes.len();
+        loop {
+            let at = self.bytes.len();
+            if at - start >= STRING_MAX {
+                return Err(Errno::E2BIG);
+            }
+            self.bytes.try_reserve(STEP).map_err(|_| Errno::ENOMEM)?;
+            self.bytes.resize(at + STEP, 0);
+            let len = uaccess::read_cstr(addr + (at - start) as u64, &mut self.bytes[at..])?;
+            if len < STEP {
+                self.bytes.truncate(at + len + 1);
+                self.count += 1;
+                return self.check();
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Errno> {
+        if self.bytes.len() + 8 * self.count > STRINGS_MAX {
+            Err(Errno::E2BIG)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What a program is started with.
+pub struct Arguments {
+    /// The path it was called by.
+    pub path: Strings,
+    /// argv.
+    pub arguments: Strings,
+    /// envp.
+    pub environment: Strings,
+}
+
+/// A program's mappings, made; what is left is to fill them.
+pub struct Image {
+    entry: u64,
+    bias: u64,
+    /// Ranges to clear: from the end of a segment's file bytes to the end of their page.
+    tails: Vec<(u64, u64)>,
+}
+
+impl Image {
+    /// Makes the mappings of a program in an empty address space.
+    pub fn map(
+        space: &Space,
+        node: &Node,
+        file: &'static Regular,
+        elf: &Elf,
+        stack: u64,
+    ) -> Result<Image, Errno> {
+        let first = elf.loads().next().map_or(0, |segment| segment.addr);
+        let bias = if elf.is_relocatable() {
+            RELOCATABLE_BASE.wrapping_sub(first & !0xffff)
+        } else {
+            0
+        };
+        let mut image = Image {
+            entry: elf.entry().wrapping_add(bias),
+            bias,
+            tails: Vec::new(),
+        };
+        let mut heap = 0;
+        for segment in elf.loads() {
+            let addr = segment.addr.wrapping_add(bias);
+            let start = addr & !(PAGE_SIZE - 1);
+            let end = (addr + segment.len).next_multiple_of(PAGE_SIZE);
+            let file_end = (addr + segment.file_len)
+                .next_multiple_of(PAGE_SIZE)
+                .min(end);
+            let middle = if segment.file_len > 0 {
+                file_end
+            } else {
+                start
+            };
+            if end > STACK_TOP - STACK_LIMIT || end <= start {
+                return Err(Errno::ENOMEM);
+            }
+            let part = |start, end, backing| {
+                let mapping = Mapping {
+                    start,
+                    end,
+                    prot: segment.prot,
+                    shared: false,
+                    backing,
+                    region: Region::Program,
+                };
+                if start < end {
+                    space.map(mapping)
+                } else {
+                    Ok(())
+                }
+            };
+            let offset = segment.offset & !(PAGE_SIZE - 1);
+            part(
+                start,
+                middle,
+                Backing::File {
+                    cache: file.cache(node.id).clone(),
+                    offset,
+                },
+            )?;
+            part(middle, end, Backing::Anonymous)?;
+            let tail = (addr + segment.file_len).min(middle);
+            if segment.len > segment.file_len && tail < middle && segment.prot.contains(Prot::WRITE)
+            {
+                image.tails.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                image.tails.push((tail, middle));
+            }
+            heap = heap.max(end);
+        }
+        space.map(Mapping {
+            start: STACK_TOP - (STACK_START + stack).next_multiple_of(PAGE_SIZE),
+            end: STACK_TOP,
+            prot: Prot::READ.union(Prot::WRITE),
+            shared: false,
+            backing: Backing::Anonymous,
+            region: Region::Stack,
+        })?;
+        let mut inner = space.lock();
+        inner.heap = (heap, heap);
+        inner.map.set_stack_limit(STACK_LIMIT);
+        Ok(image)
+    }
+
+    /// Where execution starts.
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// Fills the mappings, through the user's addresses: the address space is the active one.
+    /// Returns the stack pointer.
+    pub fn fill(&self, elf: &Elf, arguments: &Arguments) -> Result<u64, Errno> {
+        for &(start, end) in &self.tails {
+            uaccess::zero(start, (end - start) as usize).map_err(|_| Errno::ENOMEM)?;
+        }
+        let (sp, bytes) = self.stack(elf, arguments)?;
+        uaccess::write(sp, &bytes).map_err(|_| Errno::ENOMEM)?;
+        Ok(sp)
+    }
+
+    /// The initial stack: its address and contents.
+    fn stack(&self, elf: &Elf, arguments: &Arguments) -> Result<(u64, Vec<u8>), Errno> {
+        const PLATFORM: &[u8] = b"aarch64\0";
+        let lists = [&arguments.arguments, &arguments.environment];
+        let [argv, envp] = lists.map(|list| list.bytes.len() as u64);
+        // From the top: path, environment, arguments, platform, random bytes.
+        let path = STACK_TOP - 8 - arguments.path.bytes.len() as u64;
+        let environment = path - envp;
+        let strings = environment - argv;
+        let platform = strings - PLATFORM.len() as u64;
+        let random = (platform - 16) & !15;
+        let headers = if elf.headers_addr() == 0 {
+            0
+        } else {
+            elf.headers_addr().wrapping_add(self.bias)
+        };
+        let auxiliary = [
+            (AT_PHDR, headers),
+            (AT_PHENT, elf.header_size().into()),
+            (AT_PHNUM, elf.headers().into()),
+            (AT_PAGESZ, PAGE_SIZE),
+            (AT_BASE, 0),
+            (AT_FLAGS, 0),
+            (AT_ENTRY, self.entry),
+            (AT_UID, 0),
+            (AT_EUID, 0),
+            (AT_GID, 0),
+            (AT_EGID, 0),
+            (AT_SECURE, 0),
+            (AT_CLKTCK, USER_HZ),
+            (AT_HWCAP, arch::cpu::hwcap()),
+            (AT_HWCAP2, 0),
+            (AT_RANDOM, random),
+            (AT_EXECFN, path),
+            (AT_PLATFORM, platform),
+            (AT_NULL, 0),
+        ];
+        let words = 1
+            + arguments.arguments.count
+            + 1
+            + arguments.environment.count
+            + 1
+            + 2 * auxiliary.len();
+        let sp = (random - 8 * words as u64) & !15;
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact((STACK_TOP - sp) as usize)
+            .map_err(|_| Errno::ENOMEM)?;
+        let mut word = |value: u64| bytes.extend_from_slice(&value.to_le_bytes());
+        word(arguments.arguments.count as u64);
+        for (list, mut addr) in lists.into_iter().zip([strings, environment]) {
+            for string in list.bytes.split_inclusive(|&byte| byte == 0) {
+                word(addr);
+                addr += string.len() as u64;
+            }
+            word(0);
+        }
+        for (kind, value) in auxiliary {
+            word(kind.into());
+            word(value);
+        }
+        bytes.resize((random - sp) as usize, 0);
+        let mut seed = [0; 16];
+        random::fill(&mut seed);
+        bytes.extend_from_slice(&seed);
+        bytes.resize((platform - sp) as usize, 0);
+        for part in [
+            PLATFORM,
+            &lists[0].bytes,
+            &lists[1].bytes,
+            &arguments.path.bytes,
+        ] {
+            bytes.extend_from_slice(part);
+        }
+        Ok((sp, bytes))
+    }
+}
+
+impl Arguments {
+    /// E2BIG if arguments and environment together are too long.
+    pub fn check(&self) -> Result<(), Errno> {
+        if self.stack_len() > STRINGS_MAX as u64 {
+            Err(Errno::E2BIG)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Bytes they take on the stack, about.
+    pub fn stack_len(&self) -> u64 {
+        let lists = [&self.path, &self.arguments, &self.environment];
+        lists
+            .iter()
+            .map(|list| (list.bytes.len() + 8 * list.count) as u64)
+            .sum::<u64>()
+            + PAGE_SIZE
+    }
+}

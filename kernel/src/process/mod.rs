@@ -1,0 +1,173 @@
+//! Processes: their life from fork to wait.
+
+pub mod elf;
+pub mod entry;
+pub mod exec;
+pub mod exit;
+pub mod fault;
+pub mod fork;
+pub mod image;
+pub mod options;
+pub mod random;
+pub mod scheduler;
+pub mod signal;
+pub mod space;
+pub mod table;
+pub mod thread;
+pub mod timer;
+pub mod wait;
+
+use crate::fs::tree::{self, Node};
+use crate::fs::{self, Descriptor, FileTable};
+use crate::syscall::errno::Errno;
+use crate::trace::meta::{Meta, ProcessMeta};
+use crate::{board, trace};
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use linux_raw_sys::general::O_RDWR;
+use space::Space;
+use spin::Mutex;
+use thread::Thread;
+use wire::event::Event;
+
+/// A process.
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's number; 0: none.
+    pub parent: AtomicU32,
+    /// Its process group.
+    pub group: AtomicU32,
+    /// Its session.
+    pub session: AtomicU32,
+    /// Its wait status, once it has ended.
+    pub status: AtomicU32,
+    /// It sleeps in wait for a child.
+    pub waiting: AtomicBool,
+    /// Its descriptors.
+    pub files: Mutex<FileTable>,
+    /// What it does on signals; none: the defaults.
+    pub actions: Mutex<Option<Box<signal::Actions>>>,
+    /// The rest.
+    pub state: Mutex<State>,
+}
+
+/// What of a process changes with exec, and what few ask for.
+pub struct State {
+    /// What `ps` shows (prctl PR_SET_NAME), padded with NUL.
+    pub name: [u8; 16],
+    /// Its program.
+    pub program: Option<&'static Node>,
+    /// Its working directory.
+    pub directory: &'static Node,
+    /// The file mode bits it clears at creation.
+    pub umask: u32,
+    /// Serial number, root frame and ASID of its address space.
+    pub space: (u32, u64, u16),
+    /// Its thread, until it ends.
+    pub thread: Option<Arc<Thread>>,
+    /// The thread that waits in vfork for exec or the end of this process.
+    pub vfork_parent: Option<Arc<Thread>>,
+}
+
+impl Process {
+    /// What the trace tells of it.
+    pub fn meta(process: &Process) -> ProcessMeta {
+        let state = process.state.lock();
+        ProcessMeta {
+            pid: process.pid,
+            parent: process.parent.load(Ordering::Relaxed),
+            space: state.space,
+            file: state.program.map_or(0, |node| node.id),
+            name: state.name,
+        }
+    }
+
+    /// Tells the trace of it.
+    pub fn announce(&self) {
+        trace::meta(Meta::Process(Process::meta(self)));
+    }
+
+    /// Its thread, if it has not ended.
+    pub fn thread(&self) -> Option<Arc<Thread>> {
+        self.state.lock().thread.clone()
+    }
+}
+
+/// The pid of `/init`.
+pub const INIT: u32 = 1;
+
+/// Starts the first process, and runs the machine.
+pub fn start() -> ! {
+    let board = board::board();
+    let options = options::init(board.bootargs);
+    tree::build(board.initrd());
+    trace::start();
+    for word in &options.unknown {
+        defmt::warn!("unknown boot argument {=str}", word.as_str());
+    }
+    if let Err(error) = spawn_init(options) {
+        let path = options.init.as_str();
+        defmt::error!(
+            "cannot start {=str}: error {=u16}; is it in the initramfs?",
+            path,
+            error.0
+        );
+        exit::machine(127);
+    }
+    scheduler::idle()
+}
+
+fn spawn_init(options: &options::Options) -> Result<(), Errno> {
+    let mut files = FileTable::default();
+    let console = tree::lookup(tree::root(), b"/dev/console", true)?;
+    for fd in 0..3 {
+        let file = fs::File::open(console, O_RDWR)?;
+        files.replace(
+            fd,
+            Descriptor {
+                file,
+                close_on_exec: false,
+            },
+        )?;
+    }
+    let program = tree::lookup(tree::root(), options.init.as_bytes(), true)?;
+    let pid = table::allocate()?;
+    let process = Arc::new(Process {
+        pid,
+        parent: AtomicU32::new(0),
+        group: AtomicU32::new(pid),
+        session: AtomicU32::new(pid),
+        status: AtomicU32::new(0),
+        waiting: AtomicBool::new(false),
+        files: Mutex::new(files),
+        actions: Mutex::new(None),
+        state: Mutex::new(State {
+            name: exec::short_name(program.name()),
+            program: Some(program),
+            directory: tree::root(),
+            umask: 0o22,
+            space: (0, 0, 0),
+            thread: None,
+            vfork_parent: None,
+        }),
+    });
+    // A thread with an empty address space execs its program as any other would: the first thing
+    // it does is to run `exec::first`.
+    let space = Space::new()?;
+    process.state.lock().space = (space.serial, space.root, space.asid);
+    trace::emit(Event::Spawn {
+        pid,
+        space: space.serial,
+    });
+    process.announce();
+    let start = thread::Start {
+        entry: exec::first,
+        ..Default::default()
+    };
+    let thread = Thread::new(pid, process.clone(), space, &start)?;
+    process.state.lock().thread = Some(thread.clone());
+    table::insert(process, 0);
+    scheduler::start(thread);
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The boot arguments: Linux-style words on the kernel command line.
+
+use alloc::{string::String, vec::Vec};
+use spin::Once;
+use wire::event::ForkMode;
+
+/// How much is traced. Each level includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No events.
+    Off,
+    /// Process life and mappings.
+    Life,
+    /// Also page faults and thread switches.
+    Faults,
+    /// Also descriptor writes, barriers, TLB invalidations, TTBR0 writes and frames.
+    Mmu,
+}
+
+/// What the boot arguments say.
+pub struct Options {
+    /// `init=`: the first program.
+    pub init: String,
+    /// What follows `--`: its arguments.
+    pub arguments: Vec<String>,
+    /// `user=NAME=VALUE`: its environment.
+    pub environment: Vec<String>,
+    /// `trace=`.
+    pub level: Level,
+    /// `lossless`: block when the wire is slower than the events.
+    pub lossless: bool,
+    /// `ring=`: events per CPU.
+    pub ring: usize,
+    /// `fork=`: how fork copies an address space.
+    pub fork: ForkMode,
+    /// `seed=`: for random numbers; the board's when absent.
+    pub seed: Option<u64>,
+    /// `console=uart1`: console text goes to the second UART.
+    pub second_console: bool,
+    /// `stacks=off` clears it: user call stacks in fault events.
+    pub stacks: bool,
+    /// Words that mean nothing to the kernel.
+    pub unknown: Vec<String>,
+}
+
+static OPTIONS: Once<Options> = Once::new();
+
+/// The options; the defaults before [`init`].
+pub fn options() -> &'static Options {
+    OPTIONS.call_once(|| parse(""))
+}
+
+/// Reads the command line, once.
+pub fn init(line: &str) -> &'static Options {
+    OPTIONS.call_once(|| parse(line))
+}
+
+fn parse(line: &str) -> Options {
+    let mut options = Options {
+        init: String::from("/init"),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        level: Level::Faults,
+        lossless: false,
+        ring: 16384,
+        fork: ForkMode::Classic,
+        seed: None,
+        second_console: false,
+        stacks: true,
+        unknown: Vec::new(),
+    };
+    let mut words = words(line).into_iter();
+    for word in words.by_ref() {
+        let (name, value) = word.split_once('=').unwrap_or((&word, ""));
+        let known = match name {
+            "--" if word == "--" => break,
+            "init" => set(&mut options.init, Some(value.into())),
+            "trace" => set(&mut options.level, level(value)),
+            "lossless" => set(&mut options.lossless, Some(true)),
+            "ring" => set(
+                &mut options.ring,
+                value.parse().ok().filter(|&events| events > 0),
+            ),
+            "fork" => set(&mut options.fork, fork_mode(value)),
+            "seed" => set(&mut options.seed, number(value).map(Some)),
+            "console" => set(&mut options.second_console, Some(value == "uart1")),
+            "stacks" => set(&mut options.stacks, Some(value != "off")),
+            "user" => {
+                options.environment.push(value.into());
+                true
+            }
+            // The board's and the memory's own.
+            "asid_bits" | "semihosting" => true,
+            _ => false,
+        };
+        if !known {
+            options.unknown.push(word);
+        }
+    }
+    options.arguments = words.collect();
+    options
+}
+
+/// Sets `target` if there is a value; whether there was.
+fn set<T>(target: &mut T, value: Option<T>) -> bool {
+    value.map(|value| *target = value).is_some()
+}
+
+fn level(name: &str) -> Option<Level> {
+    Some(match name {
+        "off" => Level::Off,
+        "life" => Level::Life,
+        "faults" => Level::Faults,
+        "mmu" => Level::Mmu,
+        _ => return None,
+    })
+}
+
+fn fork_mode(name: &str) -> Option<ForkMode> {
+    Some(match name {
+        "classic" => ForkMode::Classic,
+        "eager" => ForkMode::Eager,
+        _ => return None,
+    })
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Splits at blanks; double quotes group, and are dropped.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quoted = false;
+    for character in line.chars() {
+        match character {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            _ if character.is_ascii_whitespace() && !quoted => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words.extend(word);
+    words
+}

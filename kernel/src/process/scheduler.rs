@@ -1,0 +1,271 @@
+//! The scheduler: round robin, preempted by the tick; sleeping and waking.
+//!
+//! The kernel itself is never preempted. A thread that goes to sleep first says so (`Blocking`)
+//! under the lock of what it waits for; a waker may then come at any time, also before the
+//! thread has left its CPU: it is put into the run queue by whoever comes later, the waker or
+//! `finish_switch`, so that no CPU runs it before its registers are saved.
+//!
+//! Lock order: pipe, process table -> run queue. Nothing is locked while the run queue is.
+
+use super::thread::{Current, State, Thread, current};
+use super::timer;
+use crate::arch::{self, context::Context};
+use crate::syscall::errno::Errno;
+use crate::trace;
+use alloc::{collections::VecDeque, sync::Arc};
+use core::cell::{Cell, UnsafeCell};
+use core::ptr;
+use spin::Mutex;
+use wire::event::Event;
+
+const MAX_CPUS: usize = 16;
+
+/// What each CPU has of its own.
+pub struct Cpu {
+    /// The running thread: an `Arc` that was turned into a pointer; null in the idle loop.
+    pub current: Cell<*const Thread>,
+    /// The thread that was left in the last switch, until `finish_switch`.
+    previous: Cell<*const Thread>,
+    idle: UnsafeCell<Context>,
+    /// The running thread has had its time.
+    pub reschedule: Cell<bool>,
+    /// User accesses fail instead of faulting pages in.
+    pub no_faults: Cell<bool>,
+    /// When the timer interrupt comes.
+    pub timer: Cell<u64>,
+}
+
+struct Cpus([Cpu; MAX_CPUS]);
+
+// SAFETY: `cpu` hands out this CPU's element only; the kernel runs with interrupts masked and is
+// not preempted, and a thread that moves to another CPU does so only inside `switch`, across
+// which nobody keeps the reference.
+unsafe impl Sync for Cpus {}
+
+static CPUS: Cpus = Cpus(
+    [const {
+        Cpu {
+            current: Cell::new(ptr::null()),
+            previous: Cell::new(ptr::null()),
+            idle: UnsafeCell::new(Context::empty()),
+            reschedule: Cell::new(false),
+            no_faults: Cell::new(false),
+            timer: Cell::new(0),
+        }
+    }; MAX_CPUS],
+);
+
+/// This CPU.
+#[inline]
+pub fn cpu() -> &'static Cpu {
+    &CPUS.0[arch::cpu::id()]
+}
+
+struct RunQueue {
+    ready: VecDeque<Arc<Thread>>,
+    /// Threads alive: the queue has room for all of them.
+    threads: usize,
+}
+
+static QUEUE: Mutex<RunQueue> = Mutex::new(RunQueue {
+    ready: VecDeque::new(),
+    threads: 0,
+});
+
+/// A thread's place in the run queue, so that making it ready never needs memory.
+pub struct Place(());
+
+impl Place {
+    /// Makes room for one more thread.
+    pub fn reserve() -> Result<Place, Errno> {
+        let mut queue = QUEUE.lock();
+        let additional = queue.threads + 1 - queue.ready.len();
+        queue
+            .ready
+            .try_reserve(additional)
+            .map_err(|_| Errno::ENOMEM)?;
+        queue.threads += 1;
+        Ok(Place(()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        QUEUE.lock().threads -= 1;
+    }
+}
+
+/// Starts a new thread.
+pub fn start(thread: Arc<Thread>) {
+    QUEUE.lock().ready.push_back(thread);
+}
+
+/// Wakes a thread that sleeps or is about to.
+pub fn wake(thread: &Arc<Thread>) {
+    if thread.change_state(State::Blocked, State::Ready) {
+        QUEUE.lock().ready.push_back(thread.clone());
+    } else {
+        thread.change_state(State::Blocking, State::Running);
+    }
+}
+
+/// Says that the current thread is about to sleep. What it waits for must be locked.
+pub fn prepare_to_block() {
+    current().set_state(State::Blocking);
+}
+
+/// Sleeps until somebody wakes the thread; returns at once if that has happened since
+/// `prepare_to_block`. Callers check again what they waited for.
+pub fn block() {
+    if current().state() == State::Blocking {
+        switch_away();
+    }
+}
+
+/// Lets the next thread run, if there is one.
+pub fn yield_now() {
+    if !QUEUE.lock().ready.is_empty() {
+        current().set_state(State::Ready);
+        switch_away();
+    }
+}
+
+/// Ends the current thread, which has nothing left but its stack.
+pub fn end_current() -> ! {
+    current().set_state(State::Dead);
+    switch_away();
+    unreachable!("a dead thread was run")
+}
+
+/// Leaves the current thread for the next in the queue, or for the idle loop. Comes back when the
+/// thread is scheduled again.
+fn switch_away() {
+    let thread = current();
+    let cpu = cpu();
+    let next = QUEUE.lock().ready.pop_front();
+    thread.save_user_state();
+    let target: *const Context = match &next {
+        Some(next) => next.context(),
+        None => cpu.idle.get(),
+    };
+    leave_for(cpu, next);
+    // SAFETY: both contexts are valid until the switch is over: the thread's, because
+    // `cpu.previous` now holds the CPU's reference to it; the target's, because the CPU took over
+    // the queue's reference. Interrupts are masked.
+    unsafe { arch::context::switch(thread.context(), target) };
+    finish_switch();
+    thread.restore_user_state();
+}
+
+/// Makes `next` the current thread, and its address space the active one.
+fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
+    cpu.previous.set(cpu.current.get());
+    cpu.reschedule.set(false);
+    // SAFETY: the CPU holds a reference to its current thread, null aside.
+    let from = unsafe { cpu.current.get().as_ref() }.map_or(0, |thread| thread.tid);
+    match next {
+        Some(next) => {
+            next.set_state(State::Running);
+            let (mut serial, mut ttbr0) = (0, 0);
+            if let Some(space) = next.space() {
+                (serial, ttbr0) = (space.serial, space.ttbr0());
+                arch::mmu::activate(ttbr0);
+            }
+            trace::switch(next.tid, || Event::Switch {
+                from,
+                to: next.tid,
+                space: serial,
+                ttbr0,
+                tlbis: arch::mmu::tlbi_count(),
+            });
+            cpu.current.set(Arc::into_raw(next));
+        }
+        None => {
+            arch::mmu::deactivate();
+            let tlbis = arch::mmu::tlbi_count();
+            trace::switch(0, || Event::Switch {
+                from,
+                to: 0,
+                space: 0,
+                ttbr0: arch::mmu::reserved_ttbr0(),
+                tlbis,
+            });
+            cpu.current.set(ptr::null());
+        }
+    }
+}
+
+/// On the new stack: deals with the thread that was left.
+pub fn finish_switch() {
+    let previous = cpu().previous.replace(ptr::null());
+    if previous.is_null() {
+        return;
+    }
+    // SAFETY: `leave_for` put the CPU's own reference there, and nobody else takes it out.
+    let previous = unsafe { Arc::from_raw(previous) };
+    match previous.state() {
+        State::Dead => {}
+        State::Blocking if previous.change_state(State::Blocking, State::Blocked) => {}
+        // It yielded, or was woken on its way to sleep.
+        _ => {
+            previous.set_state(State::Ready);
+            QUEUE.lock().ready.push_back(previous);
+        }
+    }
+}
+
+/// What a CPU does when there is nothing to do: empties its trace ring, and sleeps.
+pub fn idle() -> ! {
+    timer::start();
+    loop {
+        let next = QUEUE.lock().ready.pop_front();
+        if let Some(next) = next {
+            let cpu = cpu();
+            let target = next.context();
+            leave_for(cpu, Some(next));
+            // SAFETY: as in `switch_away`; the idle context belongs to this CPU alone.
+            unsafe { arch::context::switch(cpu.idle.get(), target) };
+            finish_switch();
+            continue;
+        }
+        trace::idle(cpu().timer.get());
+        arch::cpu::wait_for_interrupt();
+    }
+}
+
+/// How many threads wait for a CPU.
+pub fn ready() -> usize {
+    QUEUE.lock().ready.len()
+}
+
+/// Threads that wait for something. It belongs inside the lock of what they wait for.
+pub struct WaitQueue(VecDeque<Arc<Thread>>);
+
+impl WaitQueue {
+    /// Nobody.
+    pub const fn new() -> WaitQueue {
+        WaitQueue(VecDeque::new())
+    }
+
+    /// Enters the current thread, which is about to block.
+    pub fn push_current(&mut self) -> Result<(), Errno> {
+        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let thread: Current = current();
+        self.0.push_back(thread.share());
+        thread.set_state(State::Blocking);
+        Ok(())
+    }
+
+    /// Takes the current thread out, if something else woke it.
+    pub fn remove_current(&mut self) {
+        let tid = current().tid;
+        self.0.retain(|thread| thread.tid != tid);
+    }
+
+    /// Wakes all.
+    pub fn wake_all(&mut self) {
+        while let Some(thread) = self.0.pop_front() {
+            wake(&thread);
+        }
+    }
+}

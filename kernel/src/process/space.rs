@@ -1,0 +1,244 @@
+//! An address space as the kernel holds it: locked, shared, and traced. Every change of its
+//! mappings goes through here, so that every change is an event.
+
+use crate::arch;
+use crate::syscall::errno::Errno;
+use crate::trace;
+use alloc::sync::Arc;
+use memory::{
+    AddressSpace, Backing, ForkCounts, Handled, MapError, Mapping, Prot, Region, Request,
+    SpaceError,
+};
+use spin::{Mutex, MutexGuard};
+use wire::event::{self, Event, ForkMode};
+
+/// An address space.
+///
+/// The lock is never held across an access to user memory: that may fault, and the handler takes it.
+pub struct Space {
+    /// Its number in the trace.
+    pub serial: u32,
+    /// Its ASID.
+    pub asid: u16,
+    /// Frame of its root table.
+    pub root: u64,
+    ttbr0: u64,
+    inner: Mutex<Inner>,
+}
+
+/// What the lock protects.
+pub struct Inner {
+    /// The mappings and tables.
+    pub map: AddressSpace,
+    /// The break: where the heap starts, and its current end (not rounded to pages).
+    pub heap: (u64, u64),
+}
+
+impl Space {
+    /// An empty address space.
+    pub fn new() -> Result<Arc<Space>, Errno> {
+        let map = AddressSpace::new(arch::mmu::memory()).map_err(space_errno)?;
+        Ok(Space::wrap(map, (0, 0)))
+    }
+
+    fn wrap(map: AddressSpace, heap: (u64, u64)) -> Arc<Space> {
+        let space = Arc::new(Space {
+            serial: map.serial(),
+            asid: map.asid(),
+            root: map.root().number(),
+            ttbr0: map.ttbr0(),
+            inner: Mutex::new(Inner { map, heap }),
+        });
+        trace::emit(Event::SpaceNew {
+            space: space.serial,
+            root: space.root,
+            asid: space.asid,
+        });
+        space
+    }
+
+    /// What activates it: ASID and root table.
+    #[inline]
+    pub fn ttbr0(&self) -> u64 {
+        self.ttbr0
+    }
+
+    /// Locks it.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Makes a mapping, in place of what is mapped there.
+    pub fn map(&self, mapping: Mapping) -> Result<(), Errno> {
+        let event = self.describe(&mapping);
+        let mut inner = self.lock();
+        let replaces = inner.overlaps(mapping.start, mapping.end);
+        let done = inner.map.map(arch::mmu::memory(), mapping).map_err(errno)?;
+        drop(inner);
+        let event::Map { start, end, .. } = event;
+        if replaces {
+            trace::emit(Event::Unmap {
+                space: self.serial,
+                start,
+                end,
+                dropped: done.dropped,
+                freed: done.freed,
+            });
+        }
+        trace::emit(Event::Map(event));
+        Ok(())
+    }
+
+    /// Removes all mappings in a range.
+    pub fn unmap(&self, start: u64, end: u64) -> Result<(), Errno> {
+        let done = self
+            .lock()
+            .map
+            .unmap(arch::mmu::memory(), start, end)
+            .map_err(errno)?;
+        trace::emit(Event::Unmap {
+            space: self.serial,
+            start,
+            end,
+            dropped: done.dropped,
+            freed: done.freed,
+        });
+        Ok(())
+    }
+
+    /// Changes the protection of a range.
+    pub fn protect(&self, start: u64, end: u64, prot: Prot) -> Result<(), Errno> {
+        let done = self
+            .lock()
+            .map
+            .protect(arch::mmu::memory(), start, end, prot)
+            .map_err(errno)?;
+        trace::emit(Event::Protect {
+            space: self.serial,
+            start,
+            end,
+            prot: prot.bits(),
+            tightened: done.0,
+        });
+        Ok(())
+    }
+
+    /// Resolves a fault.
+    #[inline]
+    pub fn fault(&self, request: Request) -> Handled {
+        let handled = self.lock().map.fault(arch::mmu::memory(), request);
+        if let Some((start, end)) = handled.grown {
+            trace::emit(Event::Map(event::Map {
+                space: self.serial,
+                start,
+                end,
+                prot: Prot::READ.union(Prot::WRITE).bits(),
+                shared: false,
+                backing: event::Backing::Anonymous,
+                region: event::Region::Stack,
+            }));
+        }
+        handled
+    }
+
+    /// A copy for a forked child.
+    pub fn fork(&self, mode: ForkMode) -> Result<(Arc<Space>, ForkCounts), Errno> {
+        let mode = match mode {
+            ForkMode::Eager => memory::ForkMode::Eager,
+            // Shared tables are not done yet: `options` does not let them be asked for.
+            ForkMode::Classic | ForkMode::SharedTables | ForkMode::Vfork => {
+                memory::ForkMode::Classic
+            }
+        };
+        let mut inner = self.lock();
+        let heap = inner.heap;
+        let (map, counts) = inner
+            .map
+            .fork(arch::mmu::memory(), mode)
+            .map_err(space_errno)?;
+        drop(inner);
+        Ok((Space::wrap(map, heap), counts))
+    }
+
+    /// Reports what it maps, for the tools to compare.
+    pub fn report_resident(&self) {
+        if trace::enabled(trace::RESIDENT) {
+            let resident = self.lock().map.resident();
+            trace::emit(Event::Resident {
+                space: self.serial,
+                anon: resident.anon,
+                file: resident.file,
+                zero: resident.zero,
+            });
+        }
+    }
+
+    /// Gives one reference up; with the last one, the address space ends. No CPU may use it any
+    /// more as its active one on behalf of that reference.
+    pub fn release(space: Arc<Space>) {
+        let Some(space) = Arc::into_inner(space) else {
+            return;
+        };
+        let start = arch::time::cycles();
+        let ended = space.inner.into_inner().map.destroy(arch::mmu::memory());
+        trace::emit(Event::SpaceEnd {
+            space: space.serial,
+            asid: space.asid,
+            dropped: ended.dropped,
+            freed: ended.freed,
+            tables: ended.tables,
+            cost: arch::time::cycles().wrapping_sub(start) as u32,
+        });
+    }
+
+    fn describe(&self, mapping: &Mapping) -> event::Map {
+        event::Map {
+            space: self.serial,
+            start: mapping.start,
+            end: mapping.end,
+            prot: mapping.prot.bits(),
+            shared: mapping.shared,
+            backing: match &mapping.backing {
+                Backing::Anonymous => event::Backing::Anonymous,
+                Backing::File { cache, offset } => event::Backing::File {
+                    file: cache.id(),
+                    offset: *offset,
+                },
+            },
+            region: match mapping.region {
+                Region::Program => event::Region::Program,
+                Region::Heap => event::Region::Heap,
+                Region::Stack => event::Region::Stack,
+                Region::Mmap => event::Region::Mmap,
+                Region::Vdso => event::Region::Vdso,
+            },
+        }
+    }
+}
+
+impl Inner {
+    /// Whether anything is mapped in a range.
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        let mappings = self.map.mappings();
+        let first = mappings.partition_point(|mapping| mapping.end <= start);
+        mappings
+            .get(first)
+            .is_some_and(|mapping| mapping.start < end)
+    }
+}
+
+/// The error code of a refused mapping.
+fn errno(error: MapError) -> Errno {
+    match error {
+        MapError::OutOfMemory | MapError::NotMapped => Errno::ENOMEM,
+        MapError::Invalid => Errno::EINVAL,
+    }
+}
+
+fn space_errno(error: SpaceError) -> Errno {
+    match error {
+        SpaceError::OutOfAsids => Errno::EAGAIN,
+        SpaceError::OutOfMemory | SpaceError::TooManyReferences => Errno::ENOMEM,
+    }
+}

@@ -1,0 +1,266 @@
+//! The process table: every process that has not been collected, by pid, and who is whose child.
+//!
+//! Lock order: the table first, then a process's `state`, then the run queue.
+
+use super::{INIT, Process};
+use crate::syscall::errno::Errno;
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
+use spin::Mutex;
+
+/// Pids are below this.
+const PID_MAX: u32 = 1 << 16;
+/// Entries per block.
+const BLOCK: usize = 512;
+/// Pids are not reused before this many others were.
+const FIRST: u32 = INIT;
+
+/// A process and its family. The links are pids, 0 for none; a child that has ended comes before
+/// all that have not.
+struct Entry {
+    process: Arc<Process>,
+    first_child: u32,
+    older: u32,
+    younger: u32,
+    ended: bool,
+}
+
+struct Table {
+    blocks: Vec<Vec<Option<Entry>>>,
+    /// Where the search for a free pid goes on.
+    next: u32,
+    count: u32,
+}
+
+static TABLE: Mutex<Table> = Mutex::new(Table {
+    blocks: Vec::new(),
+    next: FIRST,
+    count: 0,
+});
+
+/// What wait found.
+pub enum Found {
+    /// A child that has ended.
+    Ended(Arc<Process>),
+    /// Only children that run.
+    Running,
+    /// No such child.
+    None,
+}
+
+/// Which children wait asks for.
+#[derive(Clone, Copy)]
+pub enum Select {
+    /// Any.
+    Any,
+    /// One.
+    Pid(u32),
+    /// Those of a process group.
+    Group(u32),
+}
+
+impl Table {
+    fn slot(&mut self, pid: u32) -> Option<&mut Option<Entry>> {
+        self.blocks
+            .get_mut(pid as usize / BLOCK)?
+            .get_mut(pid as usize % BLOCK)
+    }
+
+    fn entry(&mut self, pid: u32) -> Option<&mut Entry> {
+        self.slot(pid)?.as_mut()
+    }
+
+    /// Puts `pid` first among the children of `parent`.
+    fn link(&mut self, pid: u32, parent: u32) {
+        let Some(entry) = self.entry(parent) else {
+            return;
+        };
+        let first = core::mem::replace(&mut entry.first_child, pid);
+        if let Some(entry) = self.entry(first) {
+            entry.younger = pid;
+        }
+        if let Some(entry) = self.entry(pid) {
+            (entry.older, entry.younger) = (first, 0);
+        }
+    }
+
+    /// Takes `pid` out of the children of `parent`.
+    fn unlink(&mut self, pid: u32, parent: u32) {
+        let Some(entry) = self.entry(pid) else { return };
+        let (older, younger) = (entry.older, entry.younger);
+        if let Some(entry) = self.entry(older) {
+            entry.younger = younger;
+        }
+        if let Some(entry) = self.entry(younger) {
+            entry.older = older;
+        } else if let Some(entry) = self.entry(parent) {
+            entry.first_child = older;
+        }
+    }
+
+    /// The first child of `parent` that is none of the ended ones, and the last of those.
+    fn end_of_ended(&mut self, parent: u32) -> u32 {
+        let mut last = 0;
+        let mut at = self.entry(parent).map_or(0, |entry| entry.first_child);
+        while let Some(entry) = self.entry(at)
+            && entry.ended
+        {
+            last = at;
+            at = entry.older;
+        }
+        last
+    }
+
+    /// Puts `pid`, which runs, behind the children of `parent` that have ended.
+    fn link_running(&mut self, pid: u32, parent: u32) {
+        let last = self.end_of_ended(parent);
+        if last == 0 {
+            return self.link(pid, parent);
+        }
+        let older = self
+            .entry(last)
+            .map_or(0, |entry| core::mem::replace(&mut entry.older, pid));
+        if let Some(entry) = self.entry(older) {
+            entry.younger = pid;
+        }
+        if let Some(entry) = self.entry(pid) {
+            (entry.older, entry.younger) = (older, last);
+        }
+    }
+
+    fn remove(&mut self, pid: u32) -> Option<Arc<Process>> {
+        let parent = self.entry(pid)?.process.parent.load(Ordering::Relaxed);
+        self.unlink(pid, parent);
+        let entry = self.slot(pid)?.take()?;
+        self.count -= 1;
+        Some(entry.process)
+    }
+}
+
+/// A free pid, with memory for its entry. It stays free until [`insert`].
+pub fn allocate() -> Result<u32, Errno> {
+    let mut table = TABLE.lock();
+    for _ in FIRST..PID_MAX {
+        let pid = table.next;
+        table.next = if pid + 1 < PID_MAX { pid + 1 } else { FIRST };
+        while pid as usize / BLOCK >= table.blocks.len() {
+            let mut block = Vec::new();
+            block.try_reserve_exact(BLOCK).map_err(|_| Errno::EAGAIN)?;
+            block.resize_with(BLOCK, || None);
+            table.blocks.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
+            table.blocks.push(block);
+        }
+        if table.slot(pid).is_some_and(|slot| slot.is_none()) {
+            return Ok(pid);
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Enters a process with a pid of [`allocate`], as a child of `parent`.
+pub fn insert(process: Arc<Process>, parent: u32) {
+    let mut table = TABLE.lock();
+    let pid = process.pid;
+    if let Some(slot) = table.slot(pid) {
+        *slot = Some(Entry {
+            process,
+            first_child: 0,
+            older: 0,
+            younger: 0,
+            ended: false,
+        });
+        table.count += 1;
+        table.link_running(pid, parent);
+    }
+}
+
+/// The process `pid`.
+pub fn get(pid: u32) -> Option<Arc<Process>> {
+    TABLE.lock().entry(pid).map(|entry| entry.process.clone())
+}
+
+/// The process with the lowest pid above `after`.
+pub fn next(after: u32) -> Option<Arc<Process>> {
+    let mut table = TABLE.lock();
+    let end = (table.blocks.len() * BLOCK) as u32;
+    (after + 1..end).find_map(|pid| table.entry(pid).map(|entry| entry.process.clone()))
+}
+
+/// How many processes there are, uncollected ones included.
+pub fn count() -> u32 {
+    TABLE.lock().count
+}
+
+/// Notes that `pid` has ended: its children become `/init`'s. Returns its parent, if it has one,
+/// and whether `/init` got a child that has ended already.
+pub fn end(pid: u32) -> (Option<Arc<Process>>, bool) {
+    let mut table = TABLE.lock();
+    let mut inherited = false;
+    while let Some(child) = table.entry(pid).map(|entry| entry.first_child)
+        && child != 0
+    {
+        table.unlink(child, pid);
+        let mut ended = false;
+        if let Some(entry) = table.entry(child) {
+            entry.process.parent.store(INIT, Ordering::Relaxed);
+            ended = entry.ended;
+        }
+        if ended {
+            inherited = true;
+            table.link(child, INIT);
+        } else {
+            table.link_running(child, INIT);
+        }
+    }
+    let mut parent = 0;
+    if let Some(entry) = table.entry(pid) {
+        entry.ended = true;
+        parent = entry.process.parent.load(Ordering::Relaxed);
+    }
+    table.unlink(pid, parent);
+    table.link(pid, parent);
+    (
+        table.entry(parent).map(|entry| entry.process.clone()),
+        inherited,
+    )
+}
+
+/// Looks for a child of `parent` that has ended.
+pub fn find_ended(parent: u32, select: Select) -> Found {
+    let mut table = TABLE.lock();
+    if let Select::Pid(pid) = select {
+        return match table.entry(pid) {
+            Some(entry) if entry.process.parent.load(Ordering::Relaxed) != parent => Found::None,
+            Some(entry) if entry.ended => Found::Ended(entry.process.clone()),
+            Some(_) => Found::Running,
+            None => Found::None,
+        };
+    }
+    let mut found = Found::None;
+    let mut at = table.entry(parent).map_or(0, |entry| entry.first_child);
+    while let Some(entry) = table.entry(at) {
+        let process = &entry.process;
+        if let Select::Group(group) = select
+            && process.group.load(Ordering::Relaxed) != group
+        {
+            at = entry.older;
+            continue;
+        }
+        if entry.ended {
+            return Found::Ended(process.clone());
+        }
+        found = Found::Running;
+        if matches!(select, Select::Any) {
+            break;
+        }
+        at = entry.older;
+    }
+    found
+}
+
+/// Removes an ended process. False: somebody else was faster.
+pub fn remove(pid: u32) -> bool {
+    // What the process still holds is dropped after the table is unlocked.
+    let removed = TABLE.lock().remove(pid);
+    removed.is_some()
+}

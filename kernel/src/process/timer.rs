@@ -1,0 +1,114 @@
+//! The tick, and threads that sleep until a time.
+
+use super::{scheduler, thread};
+use crate::arch::time;
+use crate::syscall::errno::Errno;
+use alloc::{collections::BinaryHeap, sync::Arc};
+use core::cmp::{Ordering, Reverse};
+use spin::Mutex;
+use thread::Thread;
+
+/// Ticks per second.
+pub const HZ: u64 = 100;
+
+struct Sleeper {
+    deadline: u64,
+    thread: Arc<Thread>,
+}
+
+impl Ord for Sleeper {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.deadline, self.thread.tid).cmp(&(other.deadline, other.thread.tid))
+    }
+}
+
+impl PartialOrd for Sleeper {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Sleeper {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Sleeper {}
+
+static SLEEPERS: Mutex<BinaryHeap<Reverse<Sleeper>>> = Mutex::new(BinaryHeap::new());
+
+/// Sleeps until the counter reaches `deadline`, or a signal ends the sleep: EINTR.
+pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
+    if time::now() >= deadline {
+        return Ok(());
+    }
+    let thread = thread::current();
+    {
+        let mut sleepers = SLEEPERS.lock();
+        sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        sleepers.push(Reverse(Sleeper {
+            deadline,
+            thread: thread.share(),
+        }));
+    }
+    if deadline < scheduler::cpu().timer.get() {
+        program(time::now());
+    }
+    loop {
+        let sleepers = SLEEPERS.lock();
+        if time::now() >= deadline {
+            return Ok(());
+        }
+        scheduler::prepare_to_block();
+        drop(sleepers);
+        scheduler::block();
+        if thread.interrupted() {
+            SLEEPERS
+                .lock()
+                .retain(|Reverse(sleeper)| sleeper.thread.tid != thread.tid);
+            return Err(Errno::EINTR);
+        }
+    }
+}
+
+/// Starts the tick on this CPU.
+pub fn start() {
+    program(time::now());
+}
+
+/// The timer interrupt: wakes who has slept enough, and asks for the next interrupt.
+pub fn expire() {
+    let now = time::now();
+    let mut sleepers = SLEEPERS.lock();
+    while let Some(Reverse(first)) = sleepers.peek()
+        && first.deadline <= now
+    {
+        if let Some(Reverse(sleeper)) = sleepers.pop() {
+            scheduler::wake(&sleeper.thread);
+        }
+    }
+    drop(sleepers);
+    program(now);
+}
+
+/// Asks for an interrupt at the next tick, or earlier if somebody's sleep ends before.
+fn program(now: u64) {
+    let mut next = now + time::hz() / HZ;
+    if let Some(Reverse(first)) = SLEEPERS.lock().peek() {
+        next = next.min(first.deadline.max(now + 1));
+    }
+    scheduler::cpu().timer.set(next);
+    time::set_timer(next - now);
+}
+
+/// Counter ticks for a time in nanoseconds, rounded up; saturating.
+pub fn ticks(nanoseconds: u64) -> u64 {
+    let ticks = (u128::from(nanoseconds) * u128::from(time::hz())).div_ceil(1_000_000_000);
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since boot.
+pub fn nanoseconds() -> u64 {
+    (u128::from(time::now()) * 1_000_000_000 / u128::from(time::hz())) as u64
+}

@@ -1,0 +1,28 @@
+//! Linux's error codes.
+
+use crate::arch::uaccess::Fault;
+
+/// An error as a system call returns it: the negated value goes to x0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub u16);
+
+macro_rules! codes {
+    ($($name:ident)*) => {
+        #[allow(missing_docs)]
+        impl Errno {
+            $(pub const $name: Errno = Errno(linux_raw_sys::errno::$name as u16);)*
+        }
+    };
+}
+
+codes! {
+    E2BIG EACCES EAGAIN EBADF ECHILD EEXIST EFAULT EINTR EINVAL EISDIR ELOOP EMFILE ENAMETOOLONG
+    ENOENT ENOEXEC ENOMEM ENOSYS ENOTDIR ENOTTY ENXIO EPERM EPIPE ERANGE EROFS ESPIPE ESRCH EOVERFLOW
+    ENODEV
+}
+
+impl From<Fault> for Errno {
+    fn from(_: Fault) -> Self {
+        Errno::EFAULT
+    }
+}
