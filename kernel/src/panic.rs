@@ -27,7 +27,10 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     let mut text = begin();
     let (esr, far) = trap::syndrome();
     // The port cannot fail.
-    let _ = writeln!(text, "kernel {info}\nESR {esr:#x} FAR {far:#x} (of the last exception)");
+    let _ = writeln!(
+        text,
+        "kernel {info}\nESR {esr:#x} FAR {far:#x} (of the last exception)"
+    );
     let fp: u64;
     // SAFETY: reads the frame pointer.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };

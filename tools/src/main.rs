@@ -1,2 +1,30 @@
-//! cowscope.
-fn main() {}
+//! `cowscope`: runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tools::cli::{Cli, Command};
+use tools::exit::{self, Exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli
+        .command
+        .or_else(|| Cli::parse_from(["cowscope", "run"]).command);
+    let result = match command.expect("clap was given a command") {
+        Command::Run(args) => tools::run::run(&args),
+        Command::Record(args) => tools::record::run(&args),
+        Command::Doctor(args) => tools::doctor::run(&args),
+        Command::Lint(args) => tools::image::lint(args.quiet),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => match exit::status(&error) {
+            Some(status) => {
+                eprintln!("cowscope: {error:#}");
+                status.into()
+            }
+            None => Exit::Ok.into(),
+        },
+    }
+}

@@ -116,17 +116,14 @@ pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, asid: u16, new: Leaf) 
     mmu.barrier(Barrier::DsbNsh);
 }
 
-/// More rights for a page that nobody waits for: a CPU that holds the old entry faults, spuriously.
+/// Other software bits for the same frame and rights: no TLB holds them.
 #[inline]
-pub(crate) fn relax_lazily<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
-    debug_assert!(same_frame(slot.read(mmu), new), "relax changes the frame");
+pub(crate) fn annotate<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
+    debug_assert!(
+        same_frame(slot.read(mmu), new),
+        "annotate changes the frame"
+    );
     slot.write(mmu, new.bits());
-}
-
-/// Completes `relax_lazily`: later accesses of this CPU need not fault.
-#[inline]
-pub(crate) fn publish<M: Mmu>(mmu: &M) {
-    mmu.barrier(Barrier::DsbIshst);
 }
 
 /// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has faulted.
@@ -207,10 +204,13 @@ impl Flush {
         self.high = self.high.max(va + PAGE_SIZE);
     }
 
-    /// Fewer rights for the same frame.
+    /// Other rights for the same frame.
     #[inline]
-    pub fn tighten<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, new: Leaf) {
-        debug_assert!(same_frame(slot.read(mmu), new), "tighten changes the frame");
+    pub fn set_rights<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, new: Leaf) {
+        debug_assert!(
+            same_frame(slot.read(mmu), new),
+            "set_rights changes the frame"
+        );
         slot.write(mmu, new.bits());
         self.cover(va);
     }

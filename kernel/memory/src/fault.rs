@@ -353,7 +353,7 @@ impl<M: Mmu> Page<'_, M> {
         if old.executable() {
             // It loses a right as well: W xor X, on all CPUs.
             let mut flush = Flush::new(self.asid);
-            flush.tighten(&self.mem.mmu, slot, self.va, new);
+            flush.set_rights(&self.mem.mmu, slot, self.va, new);
             let _ = flush.complete(&self.mem.mmu);
         } else {
             relax(&self.mem.mmu, slot, self.va, self.asid, new);
@@ -395,7 +395,7 @@ impl<M: Mmu> Page<'_, M> {
         if old.writable() {
             // Nobody may write while the caches are cleaned, nor afterwards: W xor X.
             let mut flush = Flush::new(self.asid);
-            flush.tighten(mmu, slot, self.va, read_only);
+            flush.set_rights(mmu, slot, self.va, read_only);
             let _ = flush.complete(mmu);
         }
         self.clean(old.frame());

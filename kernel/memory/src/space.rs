@@ -4,7 +4,7 @@ use core::convert::Infallible;
 
 use crate::asid::Asid;
 use crate::cache::PageCache;
-use crate::change::{Flush, Flushed, Slot, relax_lazily, take_broken, take_dead};
+use crate::change::{Flush, Flushed, Slot, take_broken, take_dead};
 use crate::descriptor::{Content, Leaf, Rights, Table};
 use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
@@ -402,18 +402,28 @@ impl AddressSpace {
                     let cow = leaf.cow();
                     if prot == Prot::NONE {
                         if leaf.accessible() {
-                            flush.tighten(mmu, slot, va, leaf.with(Rights::None));
+                            flush.set_rights(mmu, slot, va, leaf.with(Rights::None));
                             tightened += 1;
                         }
                     } else if !leaf.accessible() {
                         // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault
                         // would have no better name for it.
                         let cow = leaf.content() != Content::Shared;
-                        relax_lazily(mmu, slot, leaf.with(Rights::Read { exec: false, cow }));
+                        flush.set_rights(
+                            mmu,
+                            slot,
+                            va,
+                            leaf.with(Rights::Read { exec: false, cow }),
+                        );
                     } else if (leaf.writable() && !prot.contains(Prot::WRITE))
                         || (leaf.executable() && !prot.contains(Prot::EXEC))
                     {
-                        flush.tighten(mmu, slot, va, leaf.with(Rights::Read { exec: false, cow }));
+                        flush.set_rights(
+                            mmu,
+                            slot,
+                            va,
+                            leaf.with(Rights::Read { exec: false, cow }),
+                        );
                         tightened += 1;
                     }
                 }
@@ -433,37 +443,45 @@ impl AddressSpace {
         let mut dropped = Dropped::default();
         let mut mappings = core::mem::take(&mut self.mappings);
         // Each table serves at least one mapping, so walking the mappings finds all of them, in
-        // order; a table is done when the next one comes.
-        let (mut l2, mut l3): (Option<Frame>, Option<Frame>) = (None, None);
-        let mut done = |table: Option<Frame>| {
-            if let Some(table) = table {
-                ended.tables += 1;
-                mem.release(take_dead(table, &flushed), &flushed);
-            }
+        // order; those that serve several come several times in a row.
+        let mut done = |table: Frame| {
+            ended.tables += 1;
+            mem.release(take_dead(table, &flushed), &flushed);
         };
+        let mut last = self.root;
         for mapping in mappings.as_slice() {
-            let Ok(()) =
-                for_chunks::<M, Infallible>(mmu, self.root, mapping.start, mapping.end, |chunk| {
-                    if l3 != Some(chunk.l3) {
-                        done(l3.replace(chunk.l3));
-                    }
-                    if l2 != Some(chunk.l2) {
-                        done(l2.replace(chunk.l2));
-                    }
-                    self.release_dead(
-                        mem,
-                        chunk.l3,
-                        chunk.start,
-                        chunk.end,
-                        &flushed,
-                        &mut dropped,
-                    );
-                    Ok(())
-                });
+            let (start, end) = (mapping.start, mapping.end);
+            let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, start, end, |chunk| {
+                if chunk.l3 != last && last != self.root {
+                    done(last);
+                }
+                last = chunk.l3;
+                self.release_dead(
+                    mem,
+                    chunk.l3,
+                    chunk.start,
+                    chunk.end,
+                    &flushed,
+                    &mut dropped,
+                );
+                Ok(())
+            });
         }
-        done(l3);
-        done(l2);
-        done(Some(self.root));
+        if last != self.root {
+            done(last);
+        }
+        let mut next = 0;
+        for mapping in mappings.as_slice() {
+            let mut va = mapping.start.max(next);
+            while va < mapping.end {
+                if let Some(l2) = Table::from_bits(Slot::new(self.root, 1, va).read(mmu)) {
+                    done(l2.frame());
+                }
+                va = block_end(va, L2_SPAN);
+                next = va;
+            }
+        }
+        done(self.root);
         debug_assert_eq!(
             self.resident,
             Resident::default(),

@@ -114,7 +114,6 @@ impl Reserve {
 pub(crate) struct Chunk {
     pub start: u64,
     pub end: u64,
-    pub l2: Frame,
     pub l3: Frame,
 }
 
@@ -159,7 +158,6 @@ pub(crate) fn for_chunks<M: Mmu, E>(
                 f(Chunk {
                     start: va,
                     end: l3_end,
-                    l2: l2.frame(),
                     l3: l3.frame(),
                 })?;
             }

@@ -53,11 +53,15 @@ zero_page:
     and     x3, x1, #0xf
     lsl     x2, x2, x3                  // bytes that one DC ZVA clears
     tbnz    x1, #4, 2f                  // DZP: prohibited
-    cmp     x2, #2048
+    cmp     x2, #1024
     b.hi    2f
-1:  dc      zva, x0
+1:  dc      zva, x0                     // a page is a multiple of four blocks
     add     x0, x0, x2
-    dc      zva, x0                     // a page is an even number of blocks
+    dc      zva, x0
+    add     x0, x0, x2
+    dc      zva, x0
+    add     x0, x0, x2
+    dc      zva, x0
     add     x0, x0, x2
     tst     x0, #4095
     b.ne    1b

@@ -101,7 +101,14 @@ pub fn wait_for_interrupt() {
     barrier();
     asm::wfi();
     // SAFETY: the handler saves everything; see `vectors.s`.
-    unsafe { instruction!("msr daifclr, #2", "isb", "msr daifset, #2", options(nostack)) };
+    unsafe {
+        instruction!(
+            "msr daifclr, #2",
+            "isb",
+            "msr daifset, #2",
+            options(nostack)
+        )
+    };
 }
 
 fn barrier() {

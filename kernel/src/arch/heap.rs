@@ -3,17 +3,25 @@
 use super::{layout, mmu, table};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use memory::Frame;
+use talc::TalcLock;
 use talc::base::{Talc, binning::Binning};
 use talc::source::Source;
-use talc::TalcLock;
 
 const PAGE: usize = 4096;
-/// Grown by at least this much, so that small allocations do not each cost a fault of the source.
+/// Grown by at least this much.
 const STEP: usize = 4 * PAGE;
+/// Free space at the end beyond what was reserved that is kept, and by how much it must be
+/// exceeded before frames go back: not to unmap now what is wanted again soon.
+const SPARE: usize = 32 * PAGE;
 
-/// Grows the heap by mapping frames at its end.
+/// Grows the heap by mapping frames at its end, and shrinks it again.
 #[derive(Debug)]
 struct Grow {
+    /// Where the frames begin that are the allocator's: the start is not.
+    floor: u64,
+    /// What was last asked of [`reserve`].
+    reserved: usize,
     /// End of the claimed heap, once there is one.
     heap_end: Option<NonNull<u8>>,
     /// End of what is mapped.
@@ -25,6 +33,8 @@ unsafe impl Send for Grow {}
 
 #[global_allocator]
 static HEAP: TalcLock<spin::Mutex<()>, Grow> = TalcLock::new(Grow {
+    floor: layout::HEAP.start,
+    reserved: 0,
     heap_end: None,
     mapped: layout::HEAP.start,
 });
@@ -41,6 +51,26 @@ unsafe impl Source for Grow {
             .ok_or(())?;
         grow(talc, need.max(STEP))
     }
+
+    const TRACK_HEAP_END: bool = true;
+
+    unsafe fn resize(&mut self, chunk_base: *mut u8, heap_end: *mut u8, _: bool) -> *mut u8 {
+        let keep = self.reserved + SPARE;
+        if (heap_end as usize - chunk_base as usize) < keep + SPARE {
+            return heap_end;
+        }
+        let end = (chunk_base as u64 + keep as u64)
+            .next_multiple_of(PAGE as u64)
+            .max(self.floor);
+        while self.mapped > end {
+            self.mapped -= PAGE as u64;
+            if let Some(physical) = table::unmap_page(self.mapped) {
+                mmu::memory().free(Frame::containing(physical));
+            }
+        }
+        self.heap_end = NonNull::new(self.mapped as *mut u8);
+        self.mapped as *mut u8
+    }
 }
 
 /// Gives the heap its first memory, before there is an allocator of frames.
@@ -48,6 +78,7 @@ pub fn init(physical: u64, len: u64) -> Result<(), table::Error> {
     let mut talc = HEAP.lock();
     table::map_pages(talc.source.mapped, physical, len, table::KERNEL_RW)?;
     talc.source.mapped += len;
+    talc.source.floor = talc.source.mapped;
     claim(&mut talc);
     Ok(())
 }
@@ -68,14 +99,18 @@ fn claim<B: Binning>(talc: &mut Talc<Grow, B>) {
     }
 }
 
-/// Maps at least `bytes` more at the end of the heap, and gives them to the allocator. When frames
-/// run out, those already mapped stay, for the next time.
+/// Maps at least `bytes` more at the end of the heap, and gives them to the allocator.
 fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
-    let wanted = talc.source.mapped + bytes.next_multiple_of(PAGE) as u64;
-    if wanted > layout::HEAP.end {
+    let room = layout::HEAP.end - talc.source.mapped;
+    if bytes as u64 > room {
         return Err(());
     }
+    let wanted = talc.source.mapped + bytes.next_multiple_of(PAGE) as u64;
     let memory = mmu::try_memory().ok_or(())?;
+    // Nothing is taken for a request that cannot be met.
+    if bytes.div_ceil(PAGE) as u64 > memory.frames.free_count() {
+        return Err(());
+    }
     let mut result = Ok(());
     while talc.source.mapped < wanted {
         let at = talc.source.mapped;
@@ -95,7 +130,7 @@ fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
 }
 
 /// Makes sure that the next allocations succeed up to `bytes` in total; count 64 bytes for each
-/// besides its size. For system calls that could not undo what they did: they ask first, and
+/// besides its size. It holds until the next call. For system calls that could not undo what they did: they ask first, and
 /// fail with ENOMEM while nothing has happened yet.
 pub fn reserve(bytes: usize) -> bool {
     let mut talc = HEAP.lock();
@@ -104,11 +139,14 @@ pub fn reserve(bytes: usize) -> bool {
         Some(end) => end.as_ptr() as usize - unsafe { talc.reserved(end) }.up_to.as_ptr() as usize,
         None => 0,
     };
-    free >= bytes || grow(&mut talc, bytes - free + STEP).is_ok()
+    let there = free >= bytes || grow(&mut talc, (bytes - free).max(STEP)).is_ok();
+    if there {
+        talc.source.reserved = bytes;
+    }
+    there
 }
 
 /// Bytes of RAM the heap occupies.
 pub fn bytes() -> u64 {
     HEAP.lock().source.mapped - layout::HEAP.start
 }
-

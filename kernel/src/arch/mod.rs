@@ -35,15 +35,7 @@ const SCTLR_ON: u64 = (SCTLR_OFF & !(1 << 23))
     | 1 << 18;
 // 39-bit halves (T0SZ = T1SZ = 25), 4 KiB granules, walks write-back inner shareable. A1, TBI, HA,
 // HD, HPD are 0; the head adds IPS and AS.
-const TCR: u64 = 25
-    | 1 << 8
-    | 1 << 10
-    | 3 << 12
-    | 25 << 16
-    | 1 << 24
-    | 1 << 26
-    | 3 << 28
-    | 2 << 30;
+const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
 
 global_asm!(
     include_str!("head.s"),

@@ -22,7 +22,10 @@ pub fn memory(board: &mut Board, asid_bits: u8) -> Result<(), &'static str> {
     let end = board.free.iter().last().ok_or("no free RAM")?.end;
     let count = ((end - first) / PAGE_SIZE) as usize;
     let bytes = (count * size_of::<FrameMeta>()) as u64;
-    let meta = board.free.take(bytes).ok_or("no room for the frames' metadata")?;
+    let meta = board
+        .free
+        .take(bytes)
+        .ok_or("no room for the frames' metadata")?;
     let meta = layout::linear(meta);
     for page in (meta..meta + bytes).step_by(PAGE_SIZE as usize) {
         memory::Mmu::zero_frame(&mmu::Arch, Frame::containing(page - layout::LINEAR));

@@ -36,8 +36,12 @@ impl KernelStack {
         // From here on, dropping `stack` undoes what was done.
         for offset in (0..SIZE).step_by(PAGE as usize) {
             let frame = mmu::memory().alloc()?;
-            let mapped =
-                table::map_pages(stack.bottom() + offset, frame.addr(), PAGE, table::KERNEL_RW);
+            let mapped = table::map_pages(
+                stack.bottom() + offset,
+                frame.addr(),
+                PAGE,
+                table::KERNEL_RW,
+            );
             if mapped.is_err() {
                 mmu::memory().free(frame);
                 return None;

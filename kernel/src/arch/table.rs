@@ -115,7 +115,13 @@ fn new_table(used: &mut usize) -> Result<u64, Error> {
 }
 
 /// Writes the entry for `va` at the level whose entries span `size` bytes.
-fn map_one(used: &mut usize, va: u64, physical: u64, size: u64, attributes: u64) -> Result<(), Error> {
+fn map_one(
+    used: &mut usize,
+    va: u64,
+    physical: u64,
+    size: u64,
+    attributes: u64,
+) -> Result<(), Error> {
     let mut table = root();
     let mut span = GIB;
     while span > size {

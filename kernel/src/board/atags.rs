@@ -36,7 +36,10 @@ pub fn read(board: &mut Board, bytes: &'static [u8]) {
                 board.initrd = start..start.saturating_add(size);
             }
             (CMDLINE, ..) => {
-                let end = body.iter().position(|&byte| byte == 0).unwrap_or(body.len());
+                let end = body
+                    .iter()
+                    .position(|&byte| byte == 0)
+                    .unwrap_or(body.len());
                 board.bootargs = core::str::from_utf8(&body[..end]).unwrap_or("");
             }
             _ => {}

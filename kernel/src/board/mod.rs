@@ -312,7 +312,11 @@ fn no_tree(board: &mut Board, atags: Option<u64>) {
 }
 
 fn page_cover(range: &Range<u64>) -> Range<u64> {
-    range.start & !4095..range.end.checked_next_multiple_of(4096).unwrap_or(range.end)
+    range.start & !4095
+        ..range
+            .end
+            .checked_next_multiple_of(4096)
+            .unwrap_or(range.end)
 }
 
 /// What holds for every machine, however it was described.

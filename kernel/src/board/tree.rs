@@ -60,7 +60,9 @@ fn identify(board: &mut Board, root: Tree) {
 fn memory(board: &mut Board, tree: Fdt<'static>) {
     for node in tree.root().children() {
         if value::<&str>(node, "device_type") == Some("memory") && enabled(node) {
-            for_each_reg(node, |start, size| board.ram.add(start..start.saturating_add(size)));
+            for_each_reg(node, |start, size| {
+                board.ram.add(start..start.saturating_add(size))
+            });
         }
     }
     board.free = board.ram.clone();
@@ -125,8 +127,9 @@ fn cpus(board: &mut Board, tree: Fdt<'static>) {
         };
         let start = match (value::<&str>(node, "enable-method"), board.psci, board.soc) {
             (Some("psci"), Some(conduit), _) => StartMethod::Psci(conduit),
-            (Some("spin-table"), ..) => number(node, "cpu-release-addr")
-                .map_or(StartMethod::None, StartMethod::SpinTable),
+            (Some("spin-table"), ..) => {
+                number(node, "cpu-release-addr").map_or(StartMethod::None, StartMethod::SpinTable)
+            }
             // Trees for 32-bit kernels name a method of their own; the firmware's stub is the same.
             (_, _, Soc::Bcm2837 | Soc::Bcm2711) if affinity < 4 => {
                 StartMethod::SpinTable(0xd8 + 8 * affinity)
@@ -289,6 +292,10 @@ impl Devices<'_> {
         self.board.console = all()
             .map(|&(serial, _)| serial)
             .find(|&serial| serial != wire && matches!(serial, Serial::Mini(_)))
-            .or_else(|| all().map(|&(serial, _)| serial).find(|&serial| serial != wire));
+            .or_else(|| {
+                all()
+                    .map(|&(serial, _)| serial)
+                    .find(|&serial| serial != wire)
+            });
     }
 }

@@ -3,7 +3,7 @@
 use crate::arch::table;
 use crate::board::{Serial, Soc};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 // PL011 (Arm DDI 0183).
 const DR: u64 = 0x00;

@@ -12,8 +12,8 @@ pub struct Strings(*const *const c_char);
 impl Strings {
     /// # Safety
     ///
-    /// `vector` must point to a NULL-terminated vector of C strings that stays unchanged for the rest of
-    /// the program.
+    /// `vector` must point to a NULL-terminated vector of C strings that stays unchanged for the
+    /// rest of the program.
     pub unsafe fn new(vector: *const *const c_char) -> Self {
         Self(vector)
     }
@@ -117,8 +117,8 @@ impl Args {
         }
     }
 
-    /// The arguments after the program's name, as text. Ends the program with its usage if one is not
-    /// UTF-8 or there are more than any program takes.
+    /// The arguments after the program's name, as text. Ends the program with its usage if one is
+    /// not UTF-8 or there are more than any program takes.
     pub fn words(&self) -> Words {
         let mut words = Words {
             words: [""; MOST_WORDS],

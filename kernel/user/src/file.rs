@@ -8,8 +8,8 @@ use linux_raw_sys::general::{
 
 pub use linux_raw_sys::general::{O_CLOEXEC, O_RDONLY};
 
-/// A file descriptor. Plain numbers: forking programs share and close them in ways that an owning type
-/// would get wrong.
+/// A file descriptor. Plain numbers: forking programs share and close them in ways that an owning
+/// type would get wrong.
 pub type Fd = i32;
 
 /// Reads into `buffer`; 0 at the end of the file.

@@ -24,8 +24,8 @@
 //! Exit codes: 0 success, 1 a check failed, 2 wrong arguments, 101 a panic.
 #![no_std]
 
-/// Keeps this function apart from others with equal code. The compiler merges such functions into one, and then the
-/// report names the wrong one as the place of a fault.
+/// Keeps this function apart from others with equal code. The compiler merges such functions into
+/// one, and then the report names the wrong one as the place of a fault.
 #[macro_export]
 macro_rules! distinct {
     () => {

@@ -42,7 +42,8 @@ pub unsafe fn mmap(
     }
 }
 
-/// Sets or reads (0) the end of the heap; returns the end, which is the old one if it could not be moved.
+/// Sets or reads (0) the end of the heap; returns the end, which is the old one if it could not be
+/// moved.
 ///
 /// # Safety
 ///
@@ -52,16 +53,17 @@ pub unsafe fn brk(end: usize) -> Result<usize> {
     unsafe { syscall(__NR_brk, [end]) }
 }
 
-/// Out of line, so that a function that touches a page has no frame full of message arguments to write first.
+/// Out of line, so that a function that touches a page has no frame full of message arguments to
+/// write first.
 #[cold]
 #[inline(never)]
 fn no_such_word(count: usize, page: usize, word: usize) -> ! {
     fail(format_args!("word {word} of page {page} of {count}"))
 }
 
-/// Mapped pages, named by index. Plain data, not an owner: after a fork both processes have it, and to
-/// access a page that is gone or protected is what some programs are about (it ends in SIGSEGV; no
-/// Rust object ever lies in these pages).
+/// Mapped pages, named by index. Plain data, not an owner: after a fork both processes have it, and
+/// to access a page that is gone or protected is what some programs are about (it ends in SIGSEGV;
+/// no Rust object ever lies in these pages).
 #[derive(Clone, Copy)]
 pub struct Pages {
     start: usize,
@@ -146,7 +148,8 @@ impl Pages {
     /// Reads a word of a page.
     #[inline(always)]
     pub fn read_word(self, page: usize, word: usize) -> u64 {
-        // SAFETY: an aligned word within the pages, where no Rust object lies; unmapped, it is SIGSEGV.
+        // SAFETY: an aligned word within the pages, where no Rust object lies; unmapped, it is
+        // SIGSEGV.
         unsafe { self.word_address(page, word).read_volatile() }
     }
 
@@ -159,8 +162,8 @@ impl Pages {
 
     /// A word of a page as an atomic, for pages that processes share.
     pub fn atomic(self, page: usize, word: usize) -> &'static AtomicU64 {
-        // SAFETY: aligned, and any bit pattern is an AtomicU64. The programs that use this keep the pages
-        // mapped until they end, and access these words only so.
+        // SAFETY: aligned, and any bit pattern is an AtomicU64. The programs that use this keep the
+        // pages mapped until they end, and access these words only so.
         unsafe { AtomicU64::from_ptr(self.word_address(page, word)) }
     }
 

@@ -6,8 +6,8 @@ use core::panic::Location;
 
 /// Collects the pieces of one message, so that it is (up to its size) one `write`.
 ///
-/// It lives on the stack for the length of one call: a buffer that outlived the call would be copied by
-/// fork and its text printed twice.
+/// It lives on the stack for the length of one call: a buffer that outlived the call would be
+/// copied by fork and its text printed twice.
 struct Buffer {
     fd: i32,
     bytes: [u8; 256],

@@ -24,7 +24,8 @@ pub enum Fork {
 
 /// Makes a copy of this process: same memory contents, same descriptors.
 pub fn fork() -> Result<Fork> {
-    // SAFETY: without CLONE_VM the child has its own memory and returns on its own copy of the stack.
+    // SAFETY: without CLONE_VM the child has its own memory and returns on its own copy of the
+    // stack.
     match unsafe { syscall(__NR_clone, [SIGCHLD as usize, 0, 0, 0, 0]) }? {
         0 => Ok(Fork::Child),
         child => Ok(Fork::Parent(child as Pid)),
@@ -39,14 +40,14 @@ pub fn fork_child(child: impl FnOnce() -> i32) -> Result<Pid> {
     }
 }
 
-/// Runs `child` in a new process that borrows this process's memory and stack, while this one stands
-/// still; the child exits with the result of `child`, or leaves by `execve`.
+/// Runs `child` in a new process that borrows this process's memory and stack, while this one
+/// stands still; the child exits with the result of `child`, or leaves by `execve`.
 ///
 /// `qemu-aarch64` runs this as a fork: there, what the child writes is lost.
 pub fn vfork<F: FnOnce() -> i32>(child: F) -> Result<Pid> {
     extern "C" fn call<F: FnOnce() -> i32>(child: *mut ManuallyDrop<F>) -> i32 {
-        // SAFETY: `child` points into the parent's frame below, which stands still while we run; we are the
-        // only one to take it, and ManuallyDrop keeps the parent from dropping it again.
+        // SAFETY: `child` points into the parent's frame below, which stands still while we run; we
+        // are the only one to take it, and ManuallyDrop keeps the parent from dropping it again.
         let child = unsafe { ManuallyDrop::take(&mut *child) };
         child()
     }
@@ -65,10 +66,11 @@ pub fn vfork<F: FnOnce() -> i32>(child: F) -> Result<Pid> {
     }
 }
 
-/// The part of vfork that no compiler may touch. A `vfork` that returned twice would let the child pop
-/// and overwrite the frames that the parent still has to return through. Here, only the parent returns:
-/// the child calls `function` with its frames *below* the stack pointer, where the parent has nothing,
-/// and then exits. What the parent needs is in its registers, which the kernel keeps for it.
+/// The part of vfork that no compiler may touch. A `vfork` that returned twice would let the child
+/// pop and overwrite the frames that the parent still has to return through. Here, only the parent
+/// returns: the child calls `function` with its frames *below* the stack pointer, where the parent
+/// has nothing, and then exits. What the parent needs is in its registers, which the kernel keeps
+/// for it.
 ///
 /// # Safety
 ///
@@ -121,7 +123,8 @@ pub fn exec_strings(path: &CStr, argv: Strings, envp: Strings) -> Errno {
 }
 
 fn execve(path: &CStr, argv: *const *const c_char, envp: *const *const c_char) -> Errno {
-    // SAFETY: the kernel only reads the strings; on success nothing of this program is left to be harmed.
+    // SAFETY: the kernel only reads the strings; on success nothing of this program is left to be
+    // harmed.
     match unsafe {
         syscall(
             __NR_execve,
@@ -135,8 +138,8 @@ fn execve(path: &CStr, argv: *const *const c_char, envp: *const *const c_char) -
 
 /// Starts a program in a new process, by vfork and exec.
 ///
-/// The child runs in our memory until it execs, so it can leave its error in our variable. Where vfork
-/// is a fork (`qemu-aarch64`), an exec that failed shows as exit code 127 instead.
+/// The child runs in our memory until it execs, so it can leave its error in our variable. Where
+/// vfork is a fork (`qemu-aarch64`), an exec that failed shows as exit code 127 instead.
 pub fn spawn(path: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
     let mut error = None;
     let slot: *mut Option<Errno> = &mut error;
@@ -191,7 +194,8 @@ fn wait4(pid: Pid) -> Result<(Pid, Status)> {
         match unsafe { syscall(__NR_wait4, [pid as usize, &raw mut status as usize, 0, 0]) } {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
-            // The word: the signal in bits 6:0 (bit 7: core dumped), or 0 and the exit code in bits 15:8.
+            // The word: the signal in bits 6:0 (bit 7: core dumped), or 0 and the exit code in bits
+            // 15:8.
             Ok(pid) => {
                 return Ok((
                     pid as Pid,

@@ -59,8 +59,8 @@ pub unsafe fn run<T: Termination>(
     process::exit(main(args).code())
 }
 
-/// Names the program's `main` and its usage text (printed by `--help` and on wrong arguments; empty:
-/// the program takes every argument as it is).
+/// Names the program's `main` and its usage text (printed by `--help` and on wrong arguments;
+/// empty: the program takes every argument as it is).
 #[macro_export]
 macro_rules! program {
     ($main:path, $usage:expr) => {

@@ -4,8 +4,8 @@ use crate::fail;
 use crate::file::{self, Fd, Pipe};
 use crate::print::OrFail;
 
-/// Two pipes between a parent and a child, made before the fork. Each side then takes its ends, and closes
-/// the other's: so that if one process dies, the other does not wait for it forever.
+/// Two pipes between a parent and a child, made before the fork. Each side then takes its ends, and
+/// closes the other's: so that if one process dies, the other does not wait for it forever.
 pub struct Conversation {
     to_child: Pipe,
     to_parent: Pipe,

@@ -387,3 +387,14 @@ fn an_unknown_event_ends_its_batch_and_is_counted() {
         assert_eq!(records, [Err(error)]);
     }
 }
+
+/// Bounded memory: what the kernel keeps per CPU, and a tool per stream, is all there is.
+#[test]
+fn encoder_and_deframer_are_small() {
+    assert!(
+        size_of::<batch::Encoder>() <= 3072,
+        "{}",
+        size_of::<batch::Encoder>()
+    );
+    assert!(size_of::<Deframer>() <= 1280, "{}", size_of::<Deframer>());
+}

@@ -1,11 +1,12 @@
 //! Process 1: runs a program, reaps everything, and exits as the program did.
 //!
-//! `init PROGRAM ARGUMENTS...` looks for PROGRAM under `/` and `/bin`, unless it is a path. The exit code is the
-//! program's, or 128 + n if signal n killed it, or 127 if it could not be started; init ends when the
-//! last process has ended. Without arguments it runs `story child`, then `story parent`.
+//! `init PROGRAM ARGUMENTS...` looks for PROGRAM under `/` and `/bin`, unless it is a path. The
+//! exit code is the program's, or 128 + n if signal n killed it, or 127 if it could not be started;
+//! init ends when the last process has ended. Without arguments it runs `story child`, then `story
+//! parent`.
 //!
-//! It starts programs by vfork and exec, so that its own pages are never shared: a trace begins with
-//! the program's story, not with init's.
+//! It starts programs by vfork and exec, so that its own pages are never shared: a trace begins
+//! with the program's story, not with init's.
 #![no_std]
 #![no_main]
 
@@ -74,5 +75,5 @@ fn wait_for(program: Pid) -> Status {
 }
 
 fn reap_all() {
-    while let Ok(_) = process::wait_any() {}
+    while process::wait_any().is_ok() {}
 }

@@ -1,12 +1,14 @@
-//! The demonstration: what fork, copy-on-write, exec and vfork do to pages, one step after the other.
+//! The demonstration: what fork, copy-on-write, exec and vfork do to pages, one step after the
+//! other.
 //!
-//! `story child` lets the child write to the shared page first, `story parent` the parent. Every step
-//! checks what it shows, each process its own values; the first mismatch ends the program with exit code 1.
-//! It cannot see whether the kernel copies, reuses or faults: that is what the trace is for, and the
-//! functions have telling names because the host's report names them as the place of each fault.
+//! `story child` lets the child write to the shared page first, `story parent` the parent. Every
+//! step checks what it shows, each process its own values; the first mismatch ends the program with
+//! exit code 1. It cannot see whether the kernel copies, reuses or faults: that is what the trace
+//! is for, and the functions have telling names because the host's report names them as the place
+//! of each fault.
 //!
-//! On Linux it prints eight steps and succeeds. Under `qemu-aarch64` it fails at step 6 unless the host
-//! can execute arm64 files, and else at step 7, because there a vfork is a fork.
+//! On Linux it prints eight steps and succeeds. Under `qemu-aarch64` it fails at step 6 unless the
+//! host can execute arm64 files, and else at step 7, because there a vfork is a fork.
 #![no_std]
 #![no_main]
 
@@ -180,8 +182,8 @@ fn child_yields() {
     }
 }
 
-/// Step 6. Two pipes say where the child is: `alive` closes by itself when the child execs, and the new
-/// program ends when `hold` is closed.
+/// Step 6. Two pipes say where the child is: `alive` closes by itself when the child execs, and the
+/// new program ends when `hold` is closed.
 fn exec_drops_shared_pages(args: &Args) {
     let pages = Pages::map(EXEC_PAGES).or_fail("mapping pages");
     parent_fills_pages(pages);

@@ -1,0 +1,91 @@
+//! What memory means, without tables: a process is a map of pages to bytes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use memory::{Access, PAGE_SIZE, Prot, USER_END};
+
+/// The offsets in a page that programs use.
+pub const OFFSETS: [u64; 3] = [0, 1, 4095];
+
+/// The bytes of a page at [`OFFSETS`].
+pub type Bytes = [u8; OFFSETS.len()];
+
+/// The bytes of a file, or of anonymous shared memory, page by page.
+pub type Object = Rc<RefCell<Vec<Bytes>>>;
+
+/// Pages of a group, and the groups: across a 2 MiB boundary, across a 1 GiB boundary, and far away.
+pub const GROUP: usize = 8;
+const GROUPS: [u64; 3] = [0x1f_c000, 0x3fff_c000, USER_END - 64 * PAGE_SIZE];
+
+/// How many pages programs use.
+pub const PAGES: usize = GROUP * GROUPS.len();
+
+/// The address of a page by number.
+pub fn va(page: usize) -> u64 {
+    GROUPS[page / GROUP] + (page % GROUP) as u64 * PAGE_SIZE
+}
+
+/// A page of a process.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub prot: Prot,
+    pub shared: bool,
+    /// What it shows until the process writes it privately: a page of an object, or zeros.
+    pub object: Option<(Object, usize)>,
+    /// Its own bytes, since the first private write.
+    pub own: Option<Bytes>,
+}
+
+impl Page {
+    /// Past the end of its object.
+    fn past_end(&self) -> bool {
+        self.own.is_none()
+            && self
+                .object
+                .as_ref()
+                .is_some_and(|(object, page)| *page >= object.borrow().len())
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        match (&self.own, &self.object) {
+            (Some(own), _) => *own,
+            (None, Some((object, page))) => object.borrow()[*page],
+            (None, None) => [0; OFFSETS.len()],
+        }
+    }
+
+    fn write(&mut self, offset: usize, value: u8) {
+        if let (true, Some((object, page))) = (self.shared, &self.object) {
+            object.borrow_mut()[*page][offset] = value;
+            return;
+        }
+        let mut bytes = self.bytes();
+        bytes[offset] = value;
+        self.own = Some(bytes);
+    }
+}
+
+/// The pages of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Pages(pub BTreeMap<usize, Page>);
+
+impl Pages {
+    pub fn permits(&self, page: usize, access: Access) -> bool {
+        self.0
+            .get(&page)
+            .is_some_and(|page| page.prot.allows(access) && !page.past_end())
+    }
+
+    pub fn read(&self, page: usize, offset: usize) -> u8 {
+        self.0[&page].bytes()[offset]
+    }
+
+    pub fn write(&mut self, page: usize, offset: usize, value: u8) {
+        self.0
+            .get_mut(&page)
+            .expect("permitted")
+            .write(offset, value);
+    }
+}

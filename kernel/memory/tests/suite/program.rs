@@ -1,0 +1,179 @@
+//! Random programs: what processes and the kernel do, in the order they do it.
+
+use proptest::prelude::*;
+
+use crate::oracle::{GROUP, OFFSETS, PAGES};
+
+/// What backs a new mapping.
+#[derive(Clone, Copy, Debug)]
+pub enum Back {
+    Anonymous,
+    /// MAP_SHARED | MAP_ANONYMOUS.
+    Shared,
+    /// A file (by number), from a page of it.
+    File {
+        file: usize,
+        from: usize,
+        shared: bool,
+    },
+}
+
+/// A step. Processes and CPUs are numbers modulo those that exist.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Read {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        offset: usize,
+    },
+    Write {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        offset: usize,
+        value: u8,
+    },
+    Fetch {
+        cpu: usize,
+        process: usize,
+        page: usize,
+    },
+    /// The kernel writes for a system call: `AddressSpace::write`.
+    KernelWrite {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        value: u8,
+    },
+    KernelRead {
+        cpu: usize,
+        process: usize,
+        page: usize,
+    },
+    FileWrite {
+        cpu: usize,
+        file: usize,
+        page: usize,
+        value: u8,
+    },
+    Map {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+        prot: u8,
+        back: Back,
+    },
+    Unmap {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+    },
+    Protect {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+        prot: u8,
+    },
+    Fork {
+        cpu: usize,
+        process: usize,
+        mode: usize,
+    },
+    /// A new, empty address space beside the old one, which ends: exec.
+    Exec {
+        cpu: usize,
+        process: usize,
+    },
+    Exit {
+        cpu: usize,
+        process: usize,
+    },
+    /// The page is read on every CPU, and then written on every CPU: stale entries everywhere.
+    Everywhere {
+        process: usize,
+        page: usize,
+        value: u8,
+    },
+    /// Leaves so many free frames for the next step.
+    Starve {
+        left: u64,
+    },
+}
+
+/// A program and the seed of the machine it runs on.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub seed: u64,
+    pub ops: Vec<Op>,
+}
+
+fn back() -> impl Strategy<Value = Back> {
+    prop_oneof![
+        4 => Just(Back::Anonymous),
+        1 => Just(Back::Shared),
+        3 => (0..2usize, 0..3usize, any::<bool>())
+            .prop_map(|(file, from, shared)| Back::File { file, from, shared }),
+    ]
+}
+
+/// Mostly what programs use; now and then anything.
+fn prot() -> impl Strategy<Value = u8> {
+    prop_oneof![5 => Just(3u8), 3 => Just(1u8), 2 => Just(5u8), 1 => Just(7u8), 1 => Just(0u8), 1 => 0..8u8]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    // The same process on several CPUs, often.
+    let who = || {
+        (
+            0..3usize,
+            prop_oneof![3 => Just(0usize), 3 => Just(1usize), 1 => 0..5usize],
+        )
+    };
+    // Few pages, so that steps meet.
+    let page = || prop_oneof![8 => 2..5usize, 1 => 0..PAGES];
+    let span = move || page().prop_flat_map(|page| (Just(page), 1..=GROUP - page % GROUP));
+    let offset = || 0..OFFSETS.len();
+    prop_oneof![
+        12 => (who(), page(), offset()).prop_map(|((cpu, process), page, offset)| Op::Read { cpu, process, page, offset }),
+        20 => (who(), page(), offset(), any::<u8>())
+            .prop_map(|((cpu, process), page, offset, value)| Op::Write { cpu, process, page, offset, value }),
+        4 => (who(), page()).prop_map(|((cpu, process), page)| Op::Fetch { cpu, process, page }),
+        2 => (who(), page(), any::<u8>())
+            .prop_map(|((cpu, process), page, value)| Op::KernelWrite { cpu, process, page, value }),
+        1 => (who(), page()).prop_map(|((cpu, process), page)| Op::KernelRead { cpu, process, page }),
+        1 => (0..8usize, 0..2usize, 0..3usize, any::<u8>())
+            .prop_map(|(cpu, file, page, value)| Op::FileWrite { cpu, file, page, value }),
+        8 => (who(), span(), prot(), back())
+            .prop_map(|((cpu, process), (page, count), prot, back)| Op::Map { cpu, process, page, count, prot, back }),
+        4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Unmap { cpu, process, page, count }),
+        6 => (who(), span(), prot())
+            .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),
+        8 => (who(), 0..4usize).prop_map(|((cpu, process), mode)| Op::Fork { cpu, process, mode }),
+        1 => who().prop_map(|(cpu, process)| Op::Exec { cpu, process }),
+        5 => who().prop_map(|(cpu, process)| Op::Exit { cpu, process }),
+        3 => (who(), page(), any::<u8>())
+            .prop_map(|((_, process), page, value)| Op::Everywhere { process, page, value }),
+        3 => (0..6u64).prop_map(|left| Op::Starve { left }),
+    ]
+}
+
+/// Programs of up to `steps` steps.
+pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
+    let first = Op::Map {
+        cpu: 0,
+        process: 0,
+        page: 0,
+        count: GROUP,
+        prot: 3,
+        back: Back::Anonymous,
+    };
+    (any::<u64>(), prop::collection::vec(op(), 1..steps)).prop_map(move |(seed, mut ops)| {
+        // Something to work on.
+        ops.insert(0, first);
+        Program { seed, ops }
+    })
+}

@@ -1,0 +1,147 @@
+//! The trace against the kernel: what the kernel counted, what the events add up to.
+
+use serde::Serialize;
+use wire::event::Space;
+
+/// What was compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// Valid leaves of an address space by class (`Resident`).
+    Resident,
+    /// References to the frame of a fault.
+    References,
+    /// The descriptor before a fault.
+    Descriptor,
+    /// Descriptors a fork wrote, pages it shared.
+    Fork,
+    /// References dropped and frames freed by unmapping and by ends.
+    Drop,
+    /// The frame that a fault took was free.
+    NewFrame,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Subject; 6] = [
+        Subject::Resident,
+        Subject::References,
+        Subject::Descriptor,
+        Subject::Fork,
+        Subject::Drop,
+        Subject::NewFrame,
+    ];
+
+    /// As reports print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Subject::Resident => "resident pages",
+            Subject::References => "reference counts",
+            Subject::Descriptor => "descriptors",
+            Subject::Fork => "forks",
+            Subject::Drop => "references dropped",
+            Subject::NewFrame => "new frames",
+        }
+    }
+}
+
+/// The kernel said one thing and the events another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was compared.
+    pub subject: Subject,
+    /// Counter ticks.
+    pub time: u64,
+    /// The address space.
+    pub space: Space,
+    /// The page, if it is about one.
+    pub address: Option<u64>,
+    /// What the kernel says.
+    pub kernel: String,
+    /// What the trace says.
+    pub trace: String,
+}
+
+/// How often one subject was compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// They agreed.
+    pub agreed: u64,
+    /// They did not.
+    pub differed: u64,
+    /// The trace could not tell (loss, late start, eager copies).
+    pub unknown: u64,
+}
+
+/// Findings kept in full; more are only counted.
+const FINDINGS_MAX: usize = 64;
+
+/// The results of all comparisons.
+#[derive(Debug, Default)]
+pub struct Checks {
+    tallies: [Tally; Subject::ALL.len()],
+    findings: Vec<Finding>,
+}
+
+/// Where a comparison was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    /// Counter ticks.
+    pub time: u64,
+    /// Address space.
+    pub space: Space,
+    /// The page, if it is about one.
+    pub address: Option<u64>,
+}
+
+impl Checks {
+    /// Compares; `trace` is `None` when the trace cannot tell.
+    pub fn compare<T: PartialEq>(
+        &mut self,
+        subject: Subject,
+        spot: Spot,
+        kernel: T,
+        trace: Option<T>,
+        show: impl Fn(&T) -> String,
+    ) {
+        let tally = &mut self.tallies[subject as usize];
+        match trace {
+            None => tally.unknown += 1,
+            Some(trace) if trace == kernel => tally.agreed += 1,
+            Some(trace) => {
+                tally.differed += 1;
+                if self.findings.len() < FINDINGS_MAX {
+                    self.findings.push(Finding {
+                        subject,
+                        time: spot.time,
+                        space: spot.space,
+                        address: spot.address,
+                        kernel: show(&kernel),
+                        trace: show(&trace),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Results of one subject.
+    pub fn tally(&self, subject: Subject) -> Tally {
+        self.tallies[subject as usize]
+    }
+
+    /// Results of all subjects.
+    pub fn total(&self) -> Tally {
+        self.tallies
+            .iter()
+            .fold(Tally::default(), |sum, tally| Tally {
+                agreed: sum.agreed + tally.agreed,
+                differed: sum.differed + tally.differed,
+                unknown: sum.unknown + tally.unknown,
+            })
+    }
+
+    /// The first differences, in full.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}

@@ -1,0 +1,492 @@
+//! The machine, rebuilt from its events: who maps which frame where, who shares it, and why that
+//! changes.
+//!
+//! Its size is that of the live state (address spaces, their pages, processes, the last forks), not
+//! that of the trace. After a loss nothing that the lost events may have changed is taken for certain:
+//! comparisons with the kernel then count as "unknown".
+
+use rustc_hash::FxHashMap;
+use wire::event::{Event, Fault, Outcome, Record, Space};
+
+use super::check::{Checks, Spot, Subject};
+use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
+use super::fork::{Forks, Parting};
+use super::frames::Frames;
+use super::process::{Activity, Kill, Process};
+use super::space::{AddressSpace, ForkId, How, Leaf, Tables};
+
+/// A program or another file that processes map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Path on the machine.
+    pub path: String,
+    /// GNU build id; empty if it has none.
+    pub build_id: Vec<u8>,
+}
+
+/// What a fault changed, as the machine knew it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// The page before the fault.
+    pub before: Leaf,
+    /// The fork whose sharing this fault broke (0: none).
+    pub fork: ForkId,
+    /// Tables that mapped the old frame before, as rebuilt; `None`: unknown.
+    pub references: Option<u32>,
+}
+
+/// Processes that ended and are kept one by one; more are summed up.
+const ENDED_MAX: usize = 512;
+/// Sources of programs kept at most.
+const FILES_MAX: usize = 4096;
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// Live address spaces.
+    pub spaces: FxHashMap<Space, AddressSpace>,
+    /// Their last-level tables.
+    pub tables: Tables,
+    /// Reference counts.
+    pub frames: Frames,
+    /// Live processes, and ended ones that nobody has reaped.
+    pub processes: FxHashMap<u32, Process>,
+    /// Reaped processes, oldest first; at most a few hundred.
+    pub ended: Vec<Process>,
+    /// The reaped processes beyond that, summed up, and how many they are.
+    pub ended_others: (u64, Activity),
+    /// Forks and their debt.
+    pub forks: Forks,
+    /// Files by id.
+    pub files: FxHashMap<u32, File>,
+    /// Comparisons with the kernel.
+    pub checks: Checks,
+    /// Events by kind.
+    pub events: [u64; wire::event::KINDS],
+    /// Whether the trace records faults; without them no page is known.
+    pub faults_traced: bool,
+    /// Set by a loss, and for good: reference counts are no longer certain.
+    pub uncertain: bool,
+    /// Counter ticks of the first event and of the last.
+    pub period: Option<(u64, u64)>,
+}
+
+impl Machine {
+    /// A machine of which nothing is known yet. `from_start`: the trace begins with the machine.
+    pub fn new(from_start: bool, faults_traced: bool) -> Self {
+        Machine {
+            uncertain: !from_start,
+            faults_traced,
+            ..Machine::default()
+        }
+    }
+
+    /// Events were lost here.
+    pub fn lost(&mut self) {
+        self.uncertain = true;
+        self.spaces
+            .values_mut()
+            .for_each(|space| space.certain = false);
+    }
+
+    /// What the kernel said of a file.
+    pub fn file(&mut self, id: u32, path: &str, build_id: &[u8]) {
+        if self.files.len() >= FILES_MAX && !self.files.contains_key(&id) {
+            return;
+        }
+        let known = self.files.get(&id);
+        if known.is_none_or(|file| file.path != path || file.build_id != build_id) {
+            self.files.insert(
+                id,
+                File {
+                    path: path.to_owned(),
+                    build_id: build_id.to_owned(),
+                },
+            );
+        }
+    }
+
+    /// What the kernel said of a process.
+    pub fn name(&mut self, pid: u32, parent: u32, space: Space, name: &str, file: u32) {
+        // A late copy of the message must not bring a process back to life.
+        let known = self.processes.contains_key(&pid);
+        if !known && self.ended.iter().rev().any(|process| process.pid == pid) {
+            return;
+        }
+        let process = self
+            .processes
+            .entry(pid)
+            .or_insert_with(|| Process::new(pid, space));
+        process.parent.get_or_insert(parent);
+        if process.name != name {
+            name.clone_into(&mut process.name);
+        }
+        if let Some(space) = self.spaces.get_mut(&space) {
+            space.program.get_or_insert(file);
+        }
+    }
+
+    /// The page at `address` of an address space.
+    pub fn leaf(&self, space: Space, address: u64) -> Option<&Leaf> {
+        let page = address / PAGE_SIZE;
+        let table = self.spaces.get(&space)?.slots.get(&(page / LEAVES))?;
+        Some(&self.tables.get(*table).leaves[(page % LEAVES) as usize]).filter(|leaf| leaf.valid())
+    }
+
+    /// A process, alive or ended.
+    pub fn process(&self, pid: u32) -> Option<&Process> {
+        let ended = || self.ended.iter().rev().find(|process| process.pid == pid);
+        self.processes.get(&pid).or_else(ended)
+    }
+
+    /// The processes that use an address space, by pid.
+    pub fn users(&self, space: Space) -> Vec<u32> {
+        let live = self
+            .processes
+            .values()
+            .filter(|p| p.space == space && p.ended.is_none());
+        let mut pids: Vec<u32> = live.map(|p| p.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// The address spaces that map `frame` at `address`, oldest first.
+    pub fn sharers(&self, frame: u64, address: u64) -> Vec<Space> {
+        let maps = |space: &Space| {
+            let leaf = self.leaf(*space, address);
+            leaf.is_some_and(|leaf| leaf.counted_frame() == Some(frame))
+        };
+        let mut spaces: Vec<Space> = self.spaces.keys().copied().filter(maps).collect();
+        spaces.sort_unstable();
+        spaces
+    }
+
+    /// The next event.
+    pub fn apply(&mut self, record: &Record) -> Change {
+        self.events[record.event.kind()] += 1;
+        let (first, last) = self.period.unwrap_or((record.time, record.time));
+        self.period = Some((first.min(record.time), last.max(record.time)));
+        let time = record.time;
+        match record.event {
+            Event::Fault(ref fault) => return self.fault(time, fault),
+            Event::SpaceNew { space, root, asid } => {
+                self.drop_space(space);
+                let ttbr0 = Some(Ttbr0::new(root, asid));
+                let certain = self.faults_traced;
+                self.spaces
+                    .insert(space, AddressSpace::new(space, ttbr0, certain));
+            }
+            Event::SpaceEnd {
+                space,
+                dropped,
+                freed,
+                ..
+            } => {
+                self.space_end(time, space, dropped, freed);
+            }
+            Event::Spawn { pid, space } => {
+                let mut process = Process::new(pid, space);
+                (process.started, process.parent) = (Some(time), Some(0));
+                self.start(process);
+            }
+            Event::Fork(ref fork) => self.fork(time, fork),
+            Event::Exec {
+                pid,
+                old_space,
+                space,
+                file,
+                ..
+            } => {
+                self.forks.part(pid, Parting::Exec(time));
+                self.space_mut(space).program = Some(file);
+                let process = self.process_mut(pid, old_space);
+                (process.space, process.borrowed) = (space, false);
+                process.activity.execs += 1;
+            }
+            Event::Exit { pid, space, status } => {
+                self.forks.part(pid, Parting::Exit(time));
+                self.process_mut(pid, space).ended = Some((time, status));
+            }
+            Event::Reap { pid, .. } => self.reap(pid),
+            Event::Map(ref map) => self.space_mut(map.space).map(map),
+            Event::Unmap {
+                space,
+                start,
+                end,
+                dropped,
+                freed,
+            } => {
+                self.unmap(time, space, start..end, dropped, freed);
+            }
+            Event::Protect {
+                space,
+                start,
+                end,
+                prot,
+                ..
+            } => self.protect(space, start, end, prot),
+            Event::Switch { to, space, .. } => self.switch(to, space),
+            Event::Resident {
+                space,
+                anon,
+                file,
+                zero,
+            } => {
+                let trace = self.certain(space).then(|| self.resident(space));
+                let spot = Spot {
+                    time,
+                    space,
+                    address: None,
+                };
+                let show = |[anon, file, zero]: &[u32; 3]| {
+                    format!("{anon} anonymous, {file} of files, {zero} of the zero page")
+                };
+                self.checks
+                    .compare(Subject::Resident, spot, [anon, file, zero], trace, show);
+            }
+            Event::Unimplemented { pid, number, pc } => {
+                self.process_mut(pid, 0).missing(number, pc);
+            }
+            Event::Killed {
+                pid,
+                signal,
+                pc,
+                addr,
+            } => {
+                self.process_mut(pid, 0).killed = Some(Kill {
+                    signal,
+                    pc,
+                    address: addr,
+                });
+            }
+            Event::Descriptor { .. }
+            | Event::Barrier(_)
+            | Event::Tlbi { .. }
+            | Event::Ttbr0 { .. }
+            | Event::Frame { .. } => {}
+        }
+        Change::default()
+    }
+
+    /// Whether the rebuilt state of an address space can be relied on.
+    pub fn certain(&self, space: Space) -> bool {
+        self.spaces.get(&space).is_some_and(|space| space.certain)
+    }
+
+    pub(super) fn space_mut(&mut self, space: Space) -> &mut AddressSpace {
+        // An address space whose beginning was not seen: what it maps is not known.
+        self.spaces
+            .entry(space)
+            .or_insert_with(|| AddressSpace::new(space, None, false))
+    }
+
+    pub(super) fn process_mut(&mut self, pid: u32, space: Space) -> &mut Process {
+        self.processes
+            .entry(pid)
+            .or_insert_with(|| Process::new(pid, space))
+    }
+
+    pub(super) fn start(&mut self, mut process: Process) {
+        // A pid that is used again: the one before is over, even if its reaping was lost. A message
+        // about the new process may also have come before its first event.
+        if let Some(before) = self.processes.remove(&process.pid) {
+            if before.started.is_some() {
+                self.retire(before);
+            } else {
+                process.name = before.name;
+            }
+        }
+        self.processes.insert(process.pid, process);
+    }
+
+    fn reap(&mut self, pid: u32) {
+        if let Some(process) = self.processes.remove(&pid) {
+            self.retire(process);
+        }
+    }
+
+    fn retire(&mut self, process: Process) {
+        if self.ended.len() < ENDED_MAX {
+            self.ended.push(process);
+        } else {
+            self.ended_others.0 += 1;
+            self.ended_others.1.merge(&process.activity);
+        }
+    }
+
+    fn switch(&mut self, to: u32, space: Space) {
+        // Threads run under their process's id until there are threads: `to` is a tid.
+        if let Some(process) = self.processes.get_mut(&to)
+            && process.space == space
+        {
+            process.activity.switches += 1;
+        }
+    }
+
+    fn fault(&mut self, time: u64, fault: &Fault) -> Change {
+        self.forks.child_fault(fault.pid);
+        self.process_mut(fault.pid, fault.space)
+            .activity
+            .faults
+            .add(fault);
+        self.space_mut(fault.space);
+        if matches!(
+            fault.outcome,
+            Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal
+        ) {
+            let before = self
+                .leaf(fault.space, fault.addr)
+                .copied()
+                .unwrap_or_default();
+            return Change {
+                before,
+                ..Change::default()
+            };
+        }
+        let (old, new) = (Descriptor(fault.old), Descriptor(fault.new));
+        let before = self.before(time, fault, old);
+        let references = self.references(time, fault, &before);
+        let table_fork = self.table_fault(fault);
+        let fork = if table_fork != 0 {
+            table_fork
+        } else {
+            before.fork
+        };
+        let broke = matches!(
+            fault.outcome,
+            Outcome::CowCopy | Outcome::CowReuse | Outcome::TableUnshare | Outcome::TableReuse
+        );
+        if fork != 0 && broke {
+            self.forks.pay(fork, fault.space, fault.outcome, fault.cost);
+            self.process_mut(fault.pid, fault.space)
+                .activity
+                .debt
+                .add(fault.cost);
+        }
+        self.after(time, fault, &before, new);
+        Change {
+            before,
+            fork: if broke { fork } else { 0 },
+            references,
+        }
+    }
+
+    /// The page before the fault: as rebuilt, checked against the kernel's word, which wins.
+    fn before(&mut self, time: u64, fault: &Fault, old: Descriptor) -> Leaf {
+        let mut before = self
+            .leaf(fault.space, fault.addr)
+            .copied()
+            .unwrap_or_default();
+        let certain = self.certain(fault.space);
+        let spot = Spot {
+            time,
+            space: fault.space,
+            address: Some(fault.addr),
+        };
+        // An eager copy's frame is the one thing that rules do not give.
+        let agreed = if before.frame_unknown {
+            old.valid() == before.valid()
+        } else {
+            old.same_translation(before.descriptor)
+        };
+        let shown = if agreed { old } else { before.descriptor };
+        self.checks.compare(
+            Subject::Descriptor,
+            spot,
+            old,
+            certain.then_some(shown),
+            |d| format!("{:#018x} ({d})", d.0),
+        );
+        if !agreed || before.frame_unknown {
+            if let Some(frame) = before.counted_frame() {
+                self.frames.release(frame);
+            }
+            let how = if before.frame_unknown {
+                before.how
+            } else {
+                How::Adopted
+            };
+            before = Leaf::default();
+            if old.valid() {
+                (before.descriptor, before.how) = (old, how);
+            }
+            if let Some(frame) = before.counted_frame() {
+                self.frames.acquire(frame);
+            }
+        }
+        before.descriptor = old;
+        before.inferred = false;
+        before
+    }
+
+    fn references(&mut self, time: u64, fault: &Fault, before: &Leaf) -> Option<u32> {
+        let frame = before.counted_frame()?;
+        let known = !self.uncertain && self.certain(fault.space);
+        // The page cache holds its frames itself.
+        let hold = u32::from(before.descriptor.file());
+        let references = known.then(|| self.frames.references(frame) + hold);
+        if fault.refs != 0 {
+            let spot = Spot {
+                time,
+                space: fault.space,
+                address: Some(fault.addr),
+            };
+            self.checks
+                .compare(Subject::References, spot, fault.refs, references, |count| {
+                    format!("{count} to frame {frame:#x}")
+                });
+        }
+        references
+    }
+
+    fn after(&mut self, time: u64, fault: &Fault, before: &Leaf, new: Descriptor) {
+        let page = fault.addr / PAGE_SIZE;
+        let slot = page / LEAVES;
+        let tables = &mut self.tables;
+        let Some(space) = self.spaces.get_mut(&fault.space) else {
+            return;
+        };
+        let table = *space.slots.entry(slot).or_insert_with(|| tables.add());
+        let leaf = Leaf {
+            descriptor: new,
+            pc: fault.pc,
+            fork: if fault.outcome == Outcome::Spurious {
+                before.fork
+            } else {
+                0
+            },
+            how: match fault.outcome {
+                Outcome::Spurious => before.how,
+                outcome => How::Fault(outcome),
+            },
+            frame_unknown: false,
+            inferred: false,
+        };
+        let (released, acquired) = (before.counted_frame(), leaf.counted_frame());
+        tables.get_mut(table).leaves[(page % LEAVES) as usize] = leaf;
+        if released == acquired {
+            return;
+        }
+        if let Some(frame) = acquired {
+            let references = self.frames.acquire(frame);
+            if new.anonymous() {
+                let known = !self.uncertain;
+                let spot = Spot {
+                    time,
+                    space: fault.space,
+                    address: Some(fault.addr),
+                };
+                self.checks.compare(
+                    Subject::NewFrame,
+                    spot,
+                    1,
+                    known.then_some(references),
+                    |n| format!("{n} references to the new frame {frame:#x}"),
+                );
+            }
+        }
+        if let Some(frame) = released {
+            self.frames.release(frame);
+        }
+    }
+}

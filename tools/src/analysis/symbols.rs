@@ -1,0 +1,333 @@
+//! Function and source line of an instruction, from the programs' own ELF and DWARF.
+//!
+//! Programs are recognised by their GNU build id; a program without one by its file name.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use addr2line::Loader;
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, Object, ReadCache, ReadCacheOps, elf};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use super::machine;
+use super::space::{Code, Place};
+
+/// Where ELF files are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct SearchPath {
+    /// Files.
+    pub files: Vec<PathBuf>,
+    /// Directories whose files are tried (not those below).
+    pub directories: Vec<PathBuf>,
+}
+
+/// One source-level frame of an instruction: the innermost first if code was inlined there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct SourceFrame {
+    /// Demangled name of the function.
+    pub function: String,
+    /// Path of the source file, as the compiler was given it.
+    pub file: Option<String>,
+    /// Line.
+    pub line: Option<u32>,
+}
+
+impl SourceFrame {
+    /// Whether it is code of the language's own libraries, which says little about the program.
+    pub fn is_runtime(&self) -> bool {
+        let file = self.file.as_deref().unwrap_or_default();
+        file.starts_with("/rustc/")
+            || file.contains("/library/core/")
+            || file.contains("/library/alloc/")
+            || file.contains("/library/std/")
+            || file.contains("/compiler_builtins")
+            || file.contains("/compiler-builtins")
+    }
+
+    /// `function (file:line)`, with a path that a reader of the terminal can use.
+    pub fn short(&self) -> String {
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{} ({}:{line})", self.function, short_path(file)),
+            (Some(file), None) => format!("{} ({})", self.function, short_path(file)),
+            _ => self.function.clone(),
+        }
+    }
+}
+
+/// The path from the current directory if the file is below it, else its last three components.
+pub fn short_path(path: &str) -> String {
+    let here = std::env::current_dir().ok();
+    if let Some(below) =
+        here.and_then(|here| Path::new(path).strip_prefix(here).ok().map(Path::to_owned))
+    {
+        return below.display().to_string();
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let short = parts[parts.len().saturating_sub(3)..].join("/");
+    if parts.len() > 3 {
+        format!("…/{short}")
+    } else {
+        path.to_owned()
+    }
+}
+
+struct Image {
+    loader: Loader,
+    /// `(offset, size, address, executable)` of every PT_LOAD.
+    segments: Vec<(u64, u64, u64, bool)>,
+}
+
+/// All symbols, loaded as they are needed.
+pub struct Symbols {
+    path: SearchPath,
+    index: Option<Index>,
+    images: FxHashMap<u32, Option<Image>>,
+    cache: FxHashMap<(Code, bool), Rc<[SourceFrame]>>,
+    problems: Vec<String>,
+}
+
+#[derive(Default)]
+struct Index {
+    by_build_id: FxHashMap<Vec<u8>, PathBuf>,
+    by_name: FxHashMap<String, PathBuf>,
+}
+
+impl Symbols {
+    /// Symbols of the ELF files on `path`.
+    pub fn new(path: SearchPath) -> Self {
+        Symbols {
+            path,
+            index: None,
+            images: FxHashMap::default(),
+            cache: FxHashMap::default(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// What could not be found or read, for the user.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// The ELF file with a build id.
+    pub fn find(&mut self, build_id: &[u8]) -> Option<PathBuf> {
+        let path = &self.path;
+        let index = self.index.get_or_insert_with(|| Index::new(path));
+        index.by_build_id.get(build_id).cloned()
+    }
+
+    /// Source frames of an instruction, innermost first; empty if nothing is known.
+    ///
+    /// `call`: the address is a return address, so that the call before it is meant.
+    pub fn frames(
+        &mut self,
+        files: &FxHashMap<u32, machine::File>,
+        code: Code,
+        call: bool,
+    ) -> Rc<[SourceFrame]> {
+        if let Some(known) = self.cache.get(&(code, call)) {
+            return known.clone();
+        }
+        if !self.images.contains_key(&code.file) {
+            // A file the kernel has not told of yet may still come: do not remember its absence.
+            let Some(file) = files.get(&code.file) else {
+                return Rc::default();
+            };
+            let image = self.load(file);
+            self.images.insert(code.file, image);
+        }
+        let frames = match self.images.get(&code.file) {
+            Some(Some(image)) => image.frames(code.place, call),
+            _ => Vec::new(),
+        };
+        let frames: Rc<[SourceFrame]> = frames.into();
+        self.cache.insert((code, call), frames.clone());
+        frames
+    }
+
+    fn load(&mut self, file: &machine::File) -> Option<Image> {
+        let path = &self.path;
+        let index = self.index.get_or_insert_with(|| Index::new(path));
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        let found = if file.build_id.is_empty() {
+            index.by_name.get(name)
+        } else {
+            index.by_build_id.get(&file.build_id)
+        };
+        let Some(found) = found.cloned() else {
+            let id = super::stream::hex(&file.build_id);
+            self.problems.push(if file.build_id.is_empty() {
+                format!(
+                    "no ELF file named {name} for {}: name one with --elf",
+                    file.path
+                )
+            } else {
+                format!(
+                    "no ELF file with build id {id} for {}: try --elf or --elf-dir",
+                    file.path
+                )
+            });
+            return None;
+        };
+        match Image::load(&found) {
+            Ok(image) => Some(image),
+            Err(error) => {
+                self.problems.push(format!("{}: {error}", found.display()));
+                None
+            }
+        }
+    }
+}
+
+impl Index {
+    fn new(path: &SearchPath) -> Self {
+        let mut index = Index::default();
+        let below = path
+            .directories
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flatten();
+        let below = below.filter_map(|entry| Some(entry.ok()?.path()));
+        for file in path.files.iter().cloned().chain(below) {
+            let Some(build_id) = build_id(&file) else {
+                continue;
+            };
+            if let Some(name) = file.file_name().and_then(OsStr::to_str) {
+                index
+                    .by_name
+                    .entry(name.to_owned())
+                    .or_insert_with(|| file.clone());
+            }
+            if !build_id.is_empty() {
+                index.by_build_id.entry(build_id).or_insert(file);
+            }
+        }
+        index
+    }
+}
+
+/// The build id of an ELF file, empty if it has none; `None` if it is no ELF file.
+fn build_id(path: &Path) -> Option<Vec<u8>> {
+    if !path.is_file() {
+        return None;
+    }
+    let cache = ReadCache::new(File::open(path).ok()?);
+    let file = object::File::parse(&cache).ok()?;
+    (file.format() == object::BinaryFormat::Elf)
+        .then(|| file.build_id().ok().flatten().unwrap_or_default().to_vec())
+}
+
+impl Image {
+    fn load(path: &Path) -> Result<Image, Box<dyn std::error::Error>> {
+        let cache = ReadCache::new(File::open(path)?);
+        Ok(Image {
+            segments: segments(&cache)?,
+            loader: Loader::new(path)?,
+        })
+    }
+
+    fn address(&self, place: Place) -> Option<u64> {
+        match place {
+            Place::Linked(address) => Some(address),
+            Place::Image(delta) => {
+                let lowest = self
+                    .segments
+                    .iter()
+                    .map(|(_, _, address, _)| *address)
+                    .min()?;
+                Some((lowest & !(super::descriptor::PAGE_SIZE - 1)).wrapping_add(delta))
+            }
+            Place::Offset(offset) => {
+                // Neighbouring segments share the file's pages at their borders: code comes first.
+                let holds = |segment: &&(u64, u64, u64, bool)| {
+                    offset
+                        .checked_sub(segment.0)
+                        .is_some_and(|into| into < segment.1)
+                };
+                let (from, _, address, _) = self
+                    .segments
+                    .iter()
+                    .filter(holds)
+                    .max_by_key(|segment| segment.3)?;
+                Some(address.wrapping_add(offset - from))
+            }
+        }
+    }
+
+    fn frames(&self, place: Place, call: bool) -> Vec<SourceFrame> {
+        let Some(address) = self.address(place) else {
+            return Vec::new();
+        };
+        let address = address.saturating_sub(u64::from(call));
+        let mut frames = Vec::new();
+        if let Ok(mut inlined) = self.loader.find_frames(address) {
+            while let Ok(Some(frame)) = inlined.next() {
+                let function = frame
+                    .function
+                    .as_ref()
+                    .and_then(|name| Some(plain_name(&name.demangle().ok()?)));
+                let location = frame.location.as_ref();
+                let file = location
+                    .and_then(|location| location.file)
+                    .map(str::to_owned);
+                let line = location.and_then(|location| location.line);
+                if function.is_some() || file.is_some() {
+                    let function = function.unwrap_or_else(|| "?".to_owned());
+                    frames.push(SourceFrame {
+                        function,
+                        file,
+                        line,
+                    });
+                }
+            }
+        }
+        // Without DWARF, or in assembly, the symbol table may still have a name.
+        if frames.iter().all(|frame| frame.function == "?")
+            && let Some(symbol) = self.loader.find_symbol(address)
+        {
+            let name = addr2line::demangle_auto(symbol.into(), None);
+            let function = plain_name(&name);
+            match frames.last_mut() {
+                Some(frame) => frame.function = function,
+                None => frames.push(SourceFrame {
+                    function,
+                    file: None,
+                    line: None,
+                }),
+            }
+        }
+        frames
+    }
+}
+
+/// A demangled name without the hash that the older scheme puts behind it.
+fn plain_name(name: &str) -> String {
+    match name.rsplit_once("::h") {
+        Some((plain, hash))
+            if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+        {
+            plain.to_owned()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn segments<R: ReadCacheOps>(
+    cache: &ReadCache<R>,
+) -> Result<Vec<(u64, u64, u64, bool)>, object::read::Error> {
+    let header = elf::FileHeader64::<Endianness>::parse(cache)?;
+    let endian = header.endian()?;
+    let loads = header.program_headers(endian, cache)?.iter();
+    let loads = loads.filter(|segment| segment.p_type(endian) == elf::PT_LOAD);
+    Ok(loads
+        .map(|segment| {
+            let executable = segment.p_flags(endian).contains(elf::PF_X);
+            let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
+            (offset, size, segment.p_vaddr(endian), executable)
+        })
+        .collect())
+}

@@ -1,0 +1,272 @@
+//! The command line of `cowscope`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::machine::{Board, Size};
+use crate::record::SourceName;
+use crate::run::GuestFile;
+
+/// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
+///
+/// Without a command: `run`, of the demonstration on QEMU's `virt` machine.
+#[derive(Debug, Parser)]
+#[command(name = "cowscope", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Exit status: 0 all is well; 1 something was found (doctor misses something, a check failed); \
+2 wrong command line; 3 an input cannot be read or is incompatible; 4 the trace is lossy or \
+damaged (--strict). `run` ends with the program's own status (128+n when signal n killed it), or \
+124 time-out, 125 cowscope itself failed (set-up, build, QEMU), 130 Ctrl-C.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build, boot, record and explain: one command from source to story
+    Run(Box<RunArgs>),
+    /// Record a trace from a board or a machine that runs already
+    Record(RecordArgs),
+    /// Check what this machine has of all that is needed, and how to get the rest
+    Doctor(DoctorArgs),
+    /// Run clippy on the kernel and the user programs, warnings being errors
+    #[command(hide = true)]
+    Lint(LintArgs),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  cowscope run                                  the demonstration
+  cowscope run --board raspi4b                  the same on a Raspberry Pi 4
+  cowscope run --trace mmu -- sweep 4096        a program of ours, with every descriptor write
+  cowscope run --deterministic -o a.cow         the same bytes every time
+  cowscope run -- ./my-program --its-option     your own static Linux/arm64 program";
+
+/// `cowscope run`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct RunArgs {
+    /// The machine
+    #[arg(long, value_enum, default_value_t = Board::Virt)]
+    pub board: Board,
+    /// CPU model (virt only; see `qemu-system-aarch64 -cpu help`) [default: cortex-a72]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Number of CPUs [default: 4]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// RAM, such as 512M or 2G [default: what the board has; virt 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// Version of the interrupt controller (virt only) [default: 2]
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u8).range(2..=3))]
+    pub gic: Option<u8>,
+
+    /// Where the trace goes [default: target/cowscope/last.cow, overwritten by each run]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the output file
+    #[arg(short, long)]
+    pub force: bool,
+    /// What to record: life (of processes), faults as well, or all the MMU is told [default: faults]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub trace: Option<TraceLevel>,
+    /// Wait for the wire instead of dropping events when it is slower than the program
+    #[arg(long)]
+    pub lossless: bool,
+    /// Size of each CPU's event ring, in events [default: 16384]
+    #[arg(long, value_name = "EVENTS")]
+    pub ring: Option<u32>,
+
+    /// How fork copies an address space [default: the kernel's]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub fork: Option<ForkMode>,
+    /// Use only so many bits of the ASID, so that it rolls over early
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub asid_bits: Option<u8>,
+    /// Count instructions instead of time, with fixed seeds: equal runs give equal traces
+    #[arg(long)]
+    pub deterministic: bool,
+    /// Seed of everything random in the machine [default: random; 1 with --deterministic]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// End the machine after so many seconds
+    #[arg(long, value_name = "SECS")]
+    pub timeout: Option<u64>,
+    /// End the machine when it sends nothing at all for so many seconds; 0 waits forever
+    #[arg(long, value_name = "SECS", default_value_t = 120)]
+    pub silence: u64,
+
+    /// Boot this kernel (ELF file or arm64 Image) instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// More boot arguments for the kernel; can be repeated
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub append: Vec<String>,
+    /// Put a file of this machine into the guest's root file system; can be repeated
+    #[arg(long = "file", value_name = "HOST:GUEST")]
+    pub files: Vec<GuestFile>,
+    /// The QEMU to use [default: qemu-system-aarch64 from PATH, installed when missing]
+    #[arg(long, value_name = "FILE", env = "COWSCOPE_QEMU")]
+    pub qemu: Option<PathBuf>,
+
+    /// Record only; print no report
+    #[arg(long)]
+    pub no_report: bool,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// One of our programs by name, or the path of your own static Linux/arm64 ELF file, and its arguments
+    #[arg(value_name = "PROGRAM", trailing_var_arg = true)]
+    pub program: Vec<String>,
+}
+
+/// `--trace`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceLevel {
+    /// Nothing
+    Off,
+    /// Processes: fork, exec, exit
+    Life,
+    /// And every page fault, mapping and switch
+    Faults,
+    /// And every descriptor write, barrier, TLB invalidation and TTBR0 write
+    Mmu,
+}
+
+impl TraceLevel {
+    /// The kernel's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TraceLevel::Off => "off",
+            TraceLevel::Life => "life",
+            TraceLevel::Faults => "faults",
+            TraceLevel::Mmu => "mmu",
+        }
+    }
+}
+
+/// `--fork`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ForkMode {
+    /// Copy the tables page by page
+    Classic,
+    /// Share the last-level tables
+    Shared,
+    /// Copy every page at once
+    Eager,
+}
+
+impl ForkMode {
+    /// The kernel's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ForkMode::Classic => "classic",
+            ForkMode::Shared => "shared",
+            ForkMode::Eager => "eager",
+        }
+    }
+}
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  cowscope record serial:/dev/ttyUSB0@921600 -o pi.cow
+  cowscope record tcp:localhost:4444
+  socat … - | cowscope record -";
+
+/// `cowscope record`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RECORD_EXAMPLES)]
+pub struct RecordArgs {
+    /// FILE, - (standard input), serial:DEVICE[@BAUD], unix:PATH or tcp:HOST:PORT
+    #[arg(value_name = "SOURCE")]
+    pub source: SourceName,
+    /// Where the trace goes [default: target/cowscope/last.cow, overwritten by each run]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the output file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Baud rate of a serial port, unless the source names one
+    #[arg(long, value_name = "N", env = "SERIAL_BAUD", default_value_t = 921_600)]
+    pub baud: u32,
+    /// Record only; print no report
+    #[arg(long)]
+    pub no_report: bool,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `cowscope doctor`
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Text)]
+    pub format: DoctorFormat,
+    /// Install what is missing
+    #[arg(long)]
+    pub fix: bool,
+}
+
+/// `doctor --format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorFormat {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// `cowscope lint`
+#[derive(Clone, Debug, Args)]
+pub struct LintArgs {
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn program_arguments_are_the_programs() {
+        let cli = Cli::parse_from([
+            "cowscope", "run", "--cpus", "2", "--", "sweep", "--cpus", "9",
+        ]);
+        let Some(Command::Run(args)) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(args.cpus, Some(2));
+        assert_eq!(args.program, ["sweep", "--cpus", "9"]);
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for args in [
+            ["run", "--board", "raspi5"],
+            ["run", "--memory", "lots"],
+            ["run", "--gic", "4"],
+            ["run", "--asid-bits", "17"],
+            ["run", "--file", "nocolon"],
+            ["record", "serial:", "-q"],
+        ] {
+            let line = ["cowscope"].into_iter().chain(args);
+            assert!(Cli::try_parse_from(line).is_err(), "{args:?} was accepted");
+        }
+    }
+}

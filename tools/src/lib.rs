@@ -1,0 +1,17 @@
+//! The host side of Cowscope: build, boot, record, decode, explain.
+//!
+//! The binary `cowscope` is a thin layer over this library, and the machine tests use it as well.
+
+pub mod analysis;
+pub mod cli;
+pub mod doctor;
+pub mod exit;
+pub mod image;
+pub mod interrupt;
+pub mod machine;
+pub mod paths;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod setup;

@@ -1,0 +1,11 @@
+//! Machines: what they can be, how QEMU is told, and running one to its end.
+
+mod board;
+mod bootargs;
+mod process;
+mod qemu;
+
+pub use board::{Board, Hardware, Size};
+pub use bootargs::BootArgs;
+pub use process::{Ended, Ending, Limits, run};
+pub use qemu::Setup;

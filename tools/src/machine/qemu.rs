@@ -1,0 +1,143 @@
+//! QEMU's command line.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{Board, Hardware};
+
+/// All that a machine is started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// `qemu-system-aarch64`
+    pub qemu: PathBuf,
+    /// The machine.
+    pub hardware: Hardware,
+    /// `kernel8.img`
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initrd: PathBuf,
+    /// The kernel's command line.
+    pub bootargs: String,
+    /// Where the bytes of the first UART go.
+    pub wire: PathBuf,
+    /// Count instructions instead of time, with this seed.
+    pub deterministic: Option<u64>,
+}
+
+impl Setup {
+    /// The command.
+    pub fn command(&self) -> Command {
+        let hardware = &self.hardware;
+        let mut command = Command::new(&self.qemu);
+        // Nothing from the user's configuration, no devices nobody asked for, and an end instead
+        // of a reboot.
+        command.args([
+            "-no-user-config",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-semihosting-config", "enable=on,target=native"]);
+        command.arg("-M").arg(self.machine());
+        if hardware.board == Board::Virt {
+            command.args(["-cpu", &hardware.cpu, "-nic", "none"]);
+        }
+        command.args(["-smp", &hardware.cpus.to_string()]);
+        command.args(["-m", &format!("{}M", hardware.memory.in_mebibytes())]);
+        if let Some(seed) = self.deterministic {
+            // One instruction is one nanosecond, idle time is skipped, and the clock of day starts
+            // at a fixed time and runs on the same virtual time.
+            command.args(["-icount", "shift=0,sleep=off", "-seed", &seed.to_string()]);
+            command.args(["-rtc", "base=2020-01-01T00:00:00,clock=vm"]);
+        }
+        command
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initrd);
+        command.arg("-append").arg(&self.bootargs);
+        // A file is the fastest sink for the first UART: QEMU makes a system call per byte, and a
+        // pipe or socket makes it wait for its reader as well.
+        let mut serial = std::ffi::OsString::from("file:");
+        serial.push(&self.wire);
+        command.arg("-serial").arg(serial);
+        command
+    }
+
+    fn machine(&self) -> String {
+        let hardware = &self.hardware;
+        match hardware.board {
+            Board::Virt => {
+                let random = if self.deterministic.is_some() {
+                    "off"
+                } else {
+                    "on"
+                };
+                format!("virt,gic-version={},dtb-randomness={random}", hardware.gic)
+            }
+            board => board.name().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(board: Board, deterministic: Option<u64>) -> Vec<String> {
+        let setup = Setup {
+            qemu: "qemu".into(),
+            hardware: Hardware::of(board),
+            kernel: "kernel8.img".into(),
+            initrd: "initramfs.cpio".into(),
+            bootargs: "init=/bin/a semihosting".into(),
+            wire: "a, b.cow".into(),
+            deterministic,
+        };
+        setup
+            .command()
+            .get_args()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    fn after<'a>(words: &'a [String], option: &str) -> Option<&'a str> {
+        words
+            .iter()
+            .position(|w| w == option)
+            .map(|i| words[i + 1].as_str())
+    }
+
+    #[test]
+    fn virt() {
+        let words = words(Board::Virt, None);
+        assert_eq!(
+            after(&words, "-M"),
+            Some("virt,gic-version=2,dtb-randomness=on")
+        );
+        assert_eq!(after(&words, "-cpu"), Some("cortex-a72"));
+        assert_eq!(after(&words, "-m"), Some("1024M"));
+        assert_eq!(after(&words, "-append"), Some("init=/bin/a semihosting"));
+        assert_eq!(after(&words, "-serial"), Some("file:a, b.cow"));
+        assert_eq!(after(&words, "-icount"), None);
+    }
+
+    #[test]
+    fn a_pi_has_its_own_cpu() {
+        let words = words(Board::Raspi4b, Some(3));
+        assert_eq!(after(&words, "-M"), Some("raspi4b"));
+        assert_eq!(after(&words, "-cpu"), None);
+        assert_eq!(after(&words, "-m"), Some("2048M"));
+        assert_eq!(after(&words, "-icount"), Some("shift=0,sleep=off"));
+        assert_eq!(after(&words, "-seed"), Some("3"));
+    }
+
+    #[test]
+    fn determinism_reaches_the_device_tree() {
+        assert_eq!(
+            after(&words(Board::Virt, Some(1)), "-M"),
+            Some("virt,gic-version=2,dtb-randomness=off")
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Shows what comes while it is recorded: programs' output where they sent it, a machine's own words
+//! on stderr.
+
+use std::io::{self, Write};
+
+use super::Shown;
+use crate::progress::Progress;
+
+/// Shows what comes.
+pub struct Shower<'a> {
+    progress: &'a Progress,
+    out: Channel,
+    err: Channel,
+}
+
+/// One of our own output streams.
+struct Channel {
+    held: Vec<u8>,
+    /// Its reader went away, which is no reason to stop recording.
+    gone: bool,
+}
+
+/// A line without an end is shown when it is this long.
+const HOLD: usize = 4096;
+
+impl<'a> Shower<'a> {
+    /// Shows it between the lines of `progress`.
+    pub fn new(progress: &'a Progress) -> Self {
+        let channel = || Channel {
+            held: Vec::new(),
+            gone: false,
+        };
+        Self {
+            progress,
+            out: channel(),
+            err: channel(),
+        }
+    }
+
+    /// Shows something.
+    pub fn show(&mut self, what: Shown<'_>) {
+        match what {
+            Shown::Console { fd: 2, bytes } => self.err.take(bytes, io::stderr(), self.progress),
+            Shown::Console { bytes, .. } => self.out.take(bytes, io::stdout(), self.progress),
+            Shown::Text(text) => self.err.take(text.as_bytes(), io::stderr(), self.progress),
+            Shown::Log(_) => {}
+        }
+    }
+
+    /// Shows what was held back.
+    pub fn finish(&mut self) {
+        self.out.flush(io::stdout(), self.progress);
+        self.err.flush(io::stderr(), self.progress);
+    }
+}
+
+impl Channel {
+    /// Whole lines only, since a spinner is drawn over the last line of the terminal.
+    fn take(&mut self, bytes: &[u8], stream: impl Write, progress: &Progress) {
+        self.held.extend_from_slice(bytes);
+        let ready = match self.held.iter().rposition(|&byte| byte == b'\n') {
+            Some(newline) => newline + 1,
+            None if self.held.len() >= HOLD || !progress.is_drawn() => self.held.len(),
+            None => return,
+        };
+        let rest = self.held.split_off(ready);
+        self.write(stream, progress);
+        self.held = rest;
+    }
+
+    fn flush(&mut self, stream: impl Write, progress: &Progress) {
+        if !self.held.is_empty() {
+            self.write(stream, progress);
+            self.held.clear();
+        }
+    }
+
+    fn write(&mut self, mut stream: impl Write, progress: &Progress) {
+        if !self.gone {
+            let written =
+                progress.suspend(|| stream.write_all(&self.held).and_then(|()| stream.flush()));
+            self.gone = written.is_err();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_goes_away_stops_nothing() {
+        struct Closed(usize);
+        impl Write for &mut Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let progress = Progress::new(true);
+        let mut closed = Closed(0);
+        let mut channel = Channel {
+            held: Vec::new(),
+            gone: false,
+        };
+        channel.take(b"one\n", &mut closed, &progress);
+        channel.take(b"two\n", &mut closed, &progress);
+        assert_eq!(closed.0, 1);
+        assert!(channel.held.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_lost_or_doubled() {
+        let progress = Progress::new(true);
+        let mut shown = Vec::new();
+        let mut channel = Channel {
+            held: Vec::new(),
+            gone: false,
+        };
+        for piece in ["a", "b\nc", "", "d\n", "e"] {
+            channel.take(piece.as_bytes(), &mut shown, &progress);
+        }
+        channel.flush(&mut shown, &progress);
+        assert_eq!(shown, b"ab\ncd\ne");
+    }
+}

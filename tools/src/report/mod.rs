@@ -1,0 +1,281 @@
+//! Reports: what the analysis found, for people and for programs.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 all is well;
+//! 1 something was found (the kernel's counts and its events differ); 3 the input cannot be read
+//! or is incompatible; 4 with `--strict`, something is missing or damaged.
+
+pub mod args;
+mod dump;
+mod explain;
+mod faults;
+mod lines;
+mod place;
+mod story;
+mod story_text;
+mod summary;
+mod summary_text;
+mod text;
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, ReportArgs, ReportFormat};
+
+use crate::analysis::stream::{self, Incompatible, State};
+use crate::analysis::symbols::{SearchPath, Symbols};
+
+/// All is well.
+pub const OK: u8 = 0;
+/// Something was found.
+pub const FOUND: u8 = 1;
+/// The input cannot be read, or is incompatible.
+pub const UNREADABLE: u8 = 3;
+/// With `--strict`: something is missing from the trace, or damaged.
+pub const LOSSY: u8 = 4;
+
+/// What a report should hold.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For people or for programs.
+    pub format: ReportFormat,
+    /// Begin with the story.
+    pub story: bool,
+    /// Lines, processes and forks listed.
+    pub top: usize,
+    /// Loss is an error.
+    pub strict: bool,
+    /// Where programs' ELF files are.
+    pub symbols: SearchPath,
+}
+
+/// Reads a trace to its end and reports on it; the exit code.
+///
+/// # Errors
+/// When writing fails. A trace that cannot be read is told on standard error and by the code.
+pub fn run(input: &mut dyn Read, options: &Options) -> anyhow::Result<u8> {
+    let mut out = anstream::AutoStream::auto(io::stdout().lock());
+    finish(run_to(input, options, &mut out))
+}
+
+/// [`run`], to any output. Styles are ANSI escapes: strip them where they are not wanted.
+///
+/// # Errors
+/// When reading or writing fails, or the input is [`Incompatible`].
+pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let mut observers = (story::Story::default(), lines::Lines::default());
+    let state = stream::read(input, &mut observers)?;
+    let (story, lines) = observers;
+    let mut symbols = Symbols::new(options.symbols.clone());
+    let (lines, _) = lines.finish(&state.machine, &mut symbols);
+    let evidence = options
+        .story
+        .then(|| story.finish(&state.machine, &mut symbols));
+    let steps = evidence
+        .as_ref()
+        .map(|evidence| (story_text::steps(evidence, &state), evidence));
+    let report = summary::report(&state, steps, lines, &mut symbols, options.top);
+    match options.format {
+        ReportFormat::Text => {
+            out.write_all(summary_text::render(&report, options.top).as_bytes())?
+        }
+        ReportFormat::Json => {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(code(&state, options.strict, true))
+}
+
+fn code(state: &State, strict: bool, checked: bool) -> u8 {
+    if strict && state.losses.any() {
+        LOSSY
+    } else if checked && state.machine.checks.total().differed > 0 {
+        FOUND
+    } else {
+        OK
+    }
+}
+
+/// Turns the errors that have an exit code of their own into it.
+fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
+    let Err(error) = result else { return result };
+    let kind = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>());
+    match kind {
+        // Who reads our output has enough: `head` is no failure.
+        Some(io) if io.kind() == ErrorKind::BrokenPipe => Ok(OK),
+        Some(io) if io.get_ref().is_some_and(|inner| inner.is::<Incompatible>()) => {
+            eprintln!("error: {error:#}");
+            Ok(UNREADABLE)
+        }
+        _ => Err(error),
+    }
+}
+
+/// Runs `work` on the input; a file that cannot be opened or read has its own exit code.
+fn with_input(
+    args: &InputArgs,
+    work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    let path: &Path = &args.input;
+    let mut input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        match File::open(path) {
+            Ok(file) if file.metadata().is_ok_and(|data| data.is_dir()) => {
+                eprintln!("error: {} is a directory", path.display());
+                return Ok(UNREADABLE);
+            }
+            Ok(file) => Box::new(file),
+            Err(error) => {
+                eprintln!("error: cannot open {}: {error}", path.display());
+                return Ok(UNREADABLE);
+            }
+        }
+    };
+    finish(work(&mut *input).with_context(|| path.display().to_string()))
+}
+
+impl ReportArgs {
+    /// `report`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        let options = Options {
+            format: self.format,
+            story: self.story,
+            top: self.top,
+            strict: self.input.strict,
+            symbols: self.symbols.search_path(),
+        };
+        with_input(&self.input, |input| {
+            let mut out = anstream::AutoStream::auto(io::stdout().lock());
+            run_to(input, &options, &mut out)
+        })
+    }
+}
+
+impl FaultsArgs {
+    /// `faults`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        with_input(&self.input, |input| {
+            self.run_to(input, &mut BufWriter::new(io::stdout().lock()))
+        })
+    }
+
+    /// The same, to any output.
+    ///
+    /// # Errors
+    /// When reading or writing fails, or the input is [`Incompatible`].
+    pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
+        let mut symbols = Symbols::new(self.symbols.search_path());
+        let mut lister = faults::Lister::new(self, &mut symbols, out)?;
+        let state = stream::read(input, &mut lister)?;
+        lister.finish()?;
+        warn(&state, &symbols);
+        Ok(code(&state, self.input.strict, false))
+    }
+}
+
+/// What a listing keeps off its output.
+fn warn(state: &State, symbols: &Symbols) {
+    for problem in symbols.problems() {
+        eprintln!("note: {problem}");
+    }
+    let events = state.machine.events.iter().sum();
+    if state.losses.any() {
+        let line = summary_text::loss_line(&state.losses, state.frames, events);
+        let _ = writeln!(anstream::stderr(), "{line}");
+    }
+}
+
+impl ExplainArgs {
+    /// `explain`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        with_input(&self.input, |input| {
+            let mut out = anstream::AutoStream::auto(io::stdout().lock());
+            self.run_to(input, &mut out)
+        })
+    }
+
+    /// The same, to any output.
+    ///
+    /// # Errors
+    /// When reading or writing fails, or the input is [`Incompatible`].
+    pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
+        let (pid, address) = self.page;
+        let mut life = explain::Life::new(pid, address);
+        let state = stream::read(input, &mut life)?;
+        let known = life.known();
+        let page = address & !(crate::analysis::descriptor::PAGE_SIZE - 1);
+        let mut symbols = Symbols::new(self.symbols.search_path());
+        let (entries, left_out) = life.finish(&state.machine, &mut symbols);
+        match self.format {
+            ReportFormat::Text => {
+                let text = explain::render(pid, page, &entries, left_out, &state);
+                out.write_all(text.as_bytes())?;
+                for problem in symbols.problems() {
+                    writeln!(out, "Note: {problem}")?;
+                }
+                let events = state.machine.events.iter().sum();
+                writeln!(
+                    out,
+                    "\n{}",
+                    summary_text::loss_line(&state.losses, state.frames, events)
+                )?;
+            }
+            ReportFormat::Json => {
+                serde_json::to_writer_pretty(
+                    &mut *out,
+                    &explain::json(pid, page, &entries, &state),
+                )?;
+                writeln!(out)?;
+            }
+        }
+        out.flush()?;
+        if !known {
+            eprintln!("error: no process {pid} in the trace");
+            return Ok(FOUND);
+        }
+        Ok(code(&state, self.input.strict, false))
+    }
+}
+
+impl DumpArgs {
+    /// `dump`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        with_input(&self.input, |input| {
+            self.run_to(
+                input,
+                &mut BufWriter::with_capacity(1 << 16, io::stdout().lock()),
+            )
+        })
+    }
+
+    /// The same, to any output.
+    ///
+    /// # Errors
+    /// When reading or writing fails, or the input is [`Incompatible`].
+    pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
+        let mut symbols = Symbols::new(self.symbols.search_path());
+        let mut dump = dump::Dump::new(out, &mut symbols);
+        let state = stream::read(input, &mut dump)?;
+        dump.finish()?;
+        warn(&state, &symbols);
+        Ok(code(&state, self.input.strict, false))
+    }
+}

@@ -1,0 +1,438 @@
+//! The report for a terminal.
+
+use std::fmt::Write as _;
+
+use wire::event::{KIND_NAMES, Outcome};
+
+use super::story_text;
+use super::summary::{ActivityReport, ForkReport, Report};
+use super::text::{
+    BAD, DIM, GOOD, HEAD, bytes, count, plural, signal_name, styled, table, wait_status,
+};
+use crate::analysis::loss::Losses;
+
+/// Findings listed in full.
+const FINDINGS_MAX: usize = 10;
+
+/// The whole report.
+pub fn render(report: &Report, top: usize) -> String {
+    let mut text = header(report);
+    if let Some(steps) = &report.story {
+        text.push('\n');
+        text.push_str(&story_text::render(steps));
+    }
+    missing_calls(&mut text, report);
+    processes(&mut text, report, top);
+    forks(&mut text, report);
+    lines(&mut text, report);
+    if report.story.is_none()
+        && let Some(costs) = &report.costs
+    {
+        let _ = writeln!(
+            text,
+            "\n{HEAD}Costs, in cycles{HEAD:#}\n{}",
+            costs.trim_end()
+        );
+    }
+    text.push('\n');
+    checks(&mut text, report);
+    for note in &report.notes {
+        let _ = writeln!(text, "{} {note}", styled(DIM, "Note:"));
+    }
+    let _ = writeln!(
+        text,
+        "{}",
+        loss_line(&report.losses, report.frames, report.events)
+    );
+    text
+}
+
+fn header(report: &Report) -> String {
+    let mut text = String::new();
+    let Some(about) = &report.machine else {
+        let _ = writeln!(
+            text,
+            "{HEAD}Trace of an unknown machine{HEAD:#} (no hello in it)"
+        );
+        return text;
+    };
+    let cpu = report.cpu.as_deref().unwrap_or("unknown CPU");
+    let _ = writeln!(
+        text,
+        "{HEAD}{}{HEAD:#}: {} x {cpu}, {} RAM, {}-bit ASIDs, counter {} MHz",
+        about.board,
+        about.cpus,
+        bytes(about.ram_bytes),
+        about.asid_bits,
+        about.counter_hz as f64 / 1e6
+    );
+    let build = &about.kernel_build_id[..about.kernel_build_id.len().min(12)];
+    let _ = writeln!(
+        text,
+        "kernel {build}, trace={}, {}, fork={}{}",
+        about.trace,
+        if about.lossless {
+            "lossless (a full ring blocks)".to_owned()
+        } else {
+            format!(
+                "drops when a ring of {} is full",
+                plural(about.ring, "event")
+            )
+        },
+        about.fork,
+        if about.bootargs.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", about.bootargs)
+        }
+    );
+    let ended = match &report.ended {
+        Some(ended) => format!("; ended with code {}", ended.code),
+        None => String::new(),
+    };
+    let _ = writeln!(
+        text,
+        "{:.3} s, {} in {}{ended}",
+        report.duration_seconds,
+        plural(report.events, "event"),
+        plural(report.frames, "frame")
+    );
+    if let Some(memory) = &report.memory {
+        let _ = writeln!(
+            text,
+            "free frames: {} at first, {} at last, of {}",
+            count(memory.free_frames_first),
+            count(memory.free_frames),
+            count(memory.total_frames)
+        );
+    }
+    text
+}
+
+/// What keeps a program from running comes first.
+fn missing_calls(text: &mut String, report: &Report) {
+    for process in &report.processes {
+        for missing in &process.missing_syscalls {
+            let name = missing
+                .name
+                .map_or(String::new(), |name| format!(" ({name})"));
+            let _ = writeln!(
+                text,
+                "{} pid {} ({}) wanted system call {}{name}, {}, at {}",
+                styled(BAD, "Missing:"),
+                process.pid,
+                process.name,
+                missing.number,
+                plural(missing.count, "time"),
+                missing.place.text()
+            );
+        }
+        if let Some(killed) = &process.killed {
+            let _ = writeln!(
+                text,
+                "{} pid {} ({}) by {} at {}, address {:#x}",
+                styled(BAD, "Killed:"),
+                process.pid,
+                process.name,
+                signal_name(killed.signal),
+                killed.place.text(),
+                killed.address
+            );
+        }
+    }
+}
+
+const ZERO: [Outcome; 4] = [
+    Outcome::ZeroFill,
+    Outcome::ZeroPage,
+    Outcome::CowZero,
+    Outcome::StackGrow,
+];
+const FILE: [Outcome; 3] = [Outcome::FileRead, Outcome::FileCopy, Outcome::Exec];
+const COPY: [Outcome; 2] = [Outcome::CowCopy, Outcome::TableUnshare];
+const REUSE: [Outcome; 2] = [Outcome::CowReuse, Outcome::TableReuse];
+
+fn activity_cells(activity: &ActivityReport) -> Vec<String> {
+    let of = |outcomes: &[Outcome]| activity.faults_of(outcomes);
+    let named = of(&ZERO) + of(&FILE) + of(&COPY) + of(&REUSE);
+    let mut cells = vec![activity.faults_total.count];
+    cells.extend([of(&ZERO), of(&FILE), of(&COPY), of(&REUSE)]);
+    cells.push(activity.faults_total.count - named);
+    cells.extend([activity.forks.count, activity.pages_shared]);
+    cells.extend([activity.debt.cycles, activity.stall_cycles]);
+    cells.into_iter().map(count).collect()
+}
+
+fn processes(text: &mut String, report: &Report, top: usize) {
+    if report.processes.is_empty() {
+        return;
+    }
+    let heading = [
+        "pid", "name", "parent", "faults", "zero", "file", "copy", "reuse", "other", "forks",
+        "shared", "debt", "stall", "end",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    // The busiest, in the order of their beginning.
+    let mut shown: Vec<_> = report.processes.iter().enumerate().collect();
+    shown.sort_by_key(|(_, process)| std::cmp::Reverse(process.activity.stall_cycles));
+    shown.truncate(top.max(10));
+    shown.sort_by_key(|(index, _)| *index);
+    let hidden = report.processes.len() - shown.len();
+    for (_, process) in shown {
+        let mut row = vec![process.pid.to_string(), process.name.clone()];
+        row.push(
+            process
+                .parent
+                .map_or("?".to_owned(), |parent| parent.to_string()),
+        );
+        row.extend(activity_cells(&process.activity));
+        row.push(match process.status {
+            Some(status) => wait_status(status),
+            None => "alive".to_owned(),
+        });
+        rows.push(row);
+    }
+    if let Some((number, activity)) = &report.other_processes {
+        let mut row = vec!["...".to_owned(), plural(*number, "more"), String::new()];
+        row.extend(activity_cells(activity));
+        rows.push(row);
+    }
+    let _ = writeln!(text, "\n{HEAD}Processes{HEAD:#}");
+    text.push_str(&table(&rows, &[1, 13], ""));
+    if hidden > 0 {
+        let _ = writeln!(
+            text,
+            "{}",
+            styled(DIM, format!("and {hidden} that did less (see --top)"))
+        );
+    }
+    let legend = "faults by outcome: zero-filled, of files, copied, reused by the last owner, others; \
+                  shared: pages\nits forks shared; debt: cycles of first writes after a fork; \
+                  stall: cycles in faults and forks";
+    for line in legend.lines() {
+        let _ = writeln!(text, "{}", styled(DIM, line));
+    }
+}
+
+fn forks(text: &mut String, report: &Report) {
+    if report.forks.is_empty() {
+        return;
+    }
+    let heading = [
+        "time",
+        "fork",
+        "mode",
+        "shared",
+        "tables",
+        "cycles",
+        "child copied",
+        "parent copied",
+        "reused",
+        "debt",
+        "child left",
+        "at",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for fork in &report.forks {
+        rows.push(fork_row(fork));
+    }
+    let _ = writeln!(
+        text,
+        "\n{HEAD}Forks, by what they cost then and later{HEAD:#}"
+    );
+    text.push_str(&table(&rows, &[1, 2, 10, 11], ""));
+    let hidden = report.fork_count as usize - report.forks.len();
+    if hidden > 0 {
+        let _ = writeln!(
+            text,
+            "{}",
+            styled(DIM, format!("and {hidden} that cost less (see --top)"))
+        );
+    }
+}
+
+fn fork_row(fork: &ForkReport) -> Vec<String> {
+    let reused = fork.by_child.reuses.count
+        + fork.by_parent.reuses.count
+        + fork.by_parent_after.reuses.count
+        + fork.by_others.reuses.count;
+    vec![
+        format!("{:.3} ms", fork.seconds * 1e3),
+        format!("{} > {}", fork.parent, fork.child),
+        fork.mode.to_owned(),
+        count(fork.shared),
+        count(fork.tables),
+        count(fork.cost),
+        count(fork.by_child.copies.count),
+        count(fork.by_parent.copies.count + fork.by_parent_after.copies.count),
+        count(reused),
+        count(fork.debt_cycles),
+        fork.child_gone_by.unwrap_or("-").to_owned(),
+        fork.place
+            .source
+            .as_ref()
+            .map_or_else(|| fork.place.text(), |s| s.function.clone()),
+    ]
+}
+
+fn lines(text: &mut String, report: &Report) {
+    if report.lines.is_empty() {
+        return;
+    }
+    let heading = [
+        "copies",
+        "reuses",
+        "cycles",
+        "each",
+        "line that broke sharing",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for line in &report.lines {
+        let mut all = line.copies;
+        all.merge(&line.reuses);
+        rows.push(vec![
+            count(line.copies.count),
+            count(line.reuses.count),
+            count(all.cycles),
+            all.mean().map(count).unwrap_or_default(),
+            line.place.text(),
+        ]);
+    }
+    let _ = writeln!(text, "\n{HEAD}Who breaks copy-on-write{HEAD:#}");
+    text.push_str(&table(&rows, &[4], ""));
+}
+
+fn checks(text: &mut String, report: &Report) {
+    let sum = |pick: fn(&crate::analysis::check::Tally) -> u64| -> u64 {
+        report.checks.iter().map(|(_, tally)| pick(tally)).sum()
+    };
+    let agreed = sum(|tally| tally.agreed);
+    let (differed, unknown) = (sum(|tally| tally.differed), sum(|tally| tally.unknown));
+    let verdict = if differed > 0 {
+        styled(
+            BAD,
+            format!("{} of {} differ", count(differed), count(agreed + differed)),
+        )
+    } else if agreed > 0 {
+        styled(GOOD, format!("all {} agree", count(agreed)))
+    } else {
+        "nothing to compare".to_owned()
+    };
+    let unknown = match unknown {
+        0 => String::new(),
+        unknown => format!(
+            ", {} unknown (after a loss or a late start)",
+            count(unknown)
+        ),
+    };
+    let _ = writeln!(
+        text,
+        "Checks of the kernel's counts against the events: {verdict}{unknown}"
+    );
+    for finding in report.findings.iter().take(FINDINGS_MAX) {
+        let at = finding
+            .address
+            .map_or(String::new(), |address| format!(", {address:#x}"));
+        let time = finding.time.saturating_sub(report.start);
+        let _ = writeln!(
+            text,
+            "  {} space {}{at}, {}:\n    kernel: {}\n    trace:  {}",
+            finding.subject.name(),
+            finding.space,
+            super::text::span(time, report.hz),
+            finding.kernel,
+            finding.trace
+        );
+    }
+    let more = (differed as usize).saturating_sub(FINDINGS_MAX.min(report.findings.len()));
+    if more > 0 {
+        let _ = writeln!(text, "  and {more} more");
+    }
+}
+
+/// One line, the last of every report: what is missing.
+pub fn loss_line(losses: &Losses, frames: u64, events: u64) -> String {
+    let mut parts = Vec::new();
+    if losses.frames_lost > 0 {
+        parts.push(format!("{} lost", plural(losses.frames_lost, "frame")));
+    }
+    if let Some(lost) = losses
+        .events_lost
+        .as_ref()
+        .filter(|lost| lost.iter().any(|&n| n > 0))
+    {
+        let sum: u64 = lost.iter().sum();
+        parts.push(format!(
+            "{} lost on the line{}",
+            plural(sum, "event"),
+            by_kind(lost)
+        ));
+    } else if losses.frames_lost > 0 {
+        parts.push("the number of events in them unknown".to_owned());
+    }
+    if losses.events_dropped > 0 {
+        let dropped = plural(losses.events_dropped, "event");
+        parts.push(format!(
+            "{dropped} dropped by the kernel{}",
+            by_kind(&losses.dropped_by_kind)
+        ));
+    }
+    if losses.corrupt > 0 {
+        let first = losses.places.first();
+        parts.push(format!(
+            "{} of {} bytes damaged{}, {}",
+            plural(losses.corrupt, "piece"),
+            count(losses.corrupt_bytes),
+            first.map_or(String::new(), |p| format!(
+                " (the first at byte {}: {})",
+                p.offset, p.damage
+            )),
+            plural(losses.resyncs, "resync")
+        ));
+    }
+    if losses.unknown_frames > 0 {
+        parts.push(format!(
+            "{} of another version",
+            plural(losses.unknown_frames, "frame")
+        ));
+    }
+    if losses.unreadable_events > 0 {
+        parts.push(format!(
+            "{} unreadable",
+            plural(losses.unreadable_events, "event")
+        ));
+    }
+    if losses.reboots > 0 {
+        parts.push(format!(
+            "{}; this is the last machine",
+            plural(losses.reboots, "reboot")
+        ));
+    }
+    if losses.late_start {
+        parts.push("begins after the machine's start".to_owned());
+    }
+    if losses.no_end {
+        parts.push("stops before the machine's end".to_owned());
+    }
+    let total = format!("{}, {}", plural(frames, "frame"), plural(events, "event"));
+    if parts.is_empty() {
+        format!("Loss: {}; {total} from start to end", styled(GOOD, "none"))
+    } else {
+        format!("Loss: {} ({total} read)", styled(BAD, parts.join("; ")))
+    }
+}
+
+fn by_kind(counts: &[u64]) -> String {
+    let named = KIND_NAMES
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0);
+    let parts: Vec<String> = named
+        .map(|(name, number)| format!("{name} {}", count(*number)))
+        .collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    }
+}
