@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::machine::{Board, Size};
-use crate::record::SourceName;
+use crate::record::{LogLevel, SourceName};
+use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
 use crate::run::GuestFile;
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
@@ -32,6 +33,14 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Record a trace from a board or a machine that runs already
     Record(RecordArgs),
+    /// Explain a trace: the story, the processes, who broke copy-on-write and at what cost
+    Report(ReportArgs),
+    /// List page faults, one per line
+    Faults(FaultsArgs),
+    /// Tell the life of one page: every mapping, frame and descriptor it had, and why each changed
+    Explain(ExplainArgs),
+    /// Print every frame and event of a trace
+    Dump(DumpArgs),
     /// Check what this machine has of all that is needed, and how to get the rest
     Doctor(DoctorArgs),
     /// Run clippy on the kernel and the user programs, warnings being errors
@@ -116,6 +125,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", env = "COWSCOPE_QEMU")]
     pub qemu: Option<PathBuf>,
 
+    /// Which of the kernel's log lines to show
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
+    pub log: LogLevel,
     /// Record only; print no report
     #[arg(long)]
     pub no_report: bool,

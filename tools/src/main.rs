@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     let result = match command.expect("clap was given a command") {
         Command::Run(args) => tools::run::run(&args),
         Command::Record(args) => tools::record::run(&args),
+        Command::Report(args) => args.run().map(ExitCode::from),
+        Command::Faults(args) => args.run().map(ExitCode::from),
+        Command::Explain(args) => args.run().map(ExitCode::from),
+        Command::Dump(args) => args.run().map(ExitCode::from),
         Command::Doctor(args) => tools::doctor::run(&args),
         Command::Lint(args) => tools::image::lint(args.quiet),
     };

@@ -13,7 +13,7 @@ use crate::image::{self, Built, Initramfs};
 use crate::interrupt;
 use crate::machine::{self, BootArgs, Ended, Ending, Hardware, Limits, Setup};
 use crate::progress::Progress;
-use crate::record::{Output, Shower, Watch};
+use crate::record::{self, Output, REFRESH, Shower, Watch};
 use crate::setup::{qemu, rust};
 
 /// A file of the host that a program should find in the guest.
@@ -39,11 +39,11 @@ impl FromStr for GuestFile {
     }
 }
 
+/// The program of ours that is the demonstration.
+const STORY: &str = "story";
+
 /// The seed of `--deterministic`, unless the user has another.
 const SEED: u64 = 1;
-
-/// How often the counts are shown.
-const REFRESH: Duration = Duration::from_millis(250);
 
 /// `cowscope run`
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -83,7 +83,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let mut root = image::root(&built.programs)?;
     add_files(&mut root, &args.files)?;
-    bootargs.program(&program(&mut root, &args.program, &built)?)?;
+    let program = program(&mut root, &args.program, &built)?;
+    bootargs.program(&program.words)?;
     let initrd = folder.path().join("initramfs.cpio");
     std::fs::write(&initrd, root.archive())
         .with_context(|| format!("cannot write {}", initrd.display()))?;
@@ -105,7 +106,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         total: args.timeout.map(Duration::from_secs),
         silence: (args.silence > 0).then(|| Duration::from_secs(args.silence)),
     };
-    let ended = boot(&setup, limits, &mut watch, &progress)?;
+    // A kernel without log lines, or none that we know of, has nothing to show.
+    let elf = std::fs::read(&built.kernel).unwrap_or_default();
+    let shower = Shower::new(&progress).with_logs(&elf, args.log);
+    let ended = boot(&setup, limits, &mut watch, shower, &progress)?;
     progress.note(&format!(
         "{} ran for {:.1} s: {} in {}",
         args.board,
@@ -115,14 +119,30 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     ));
     progress.finish();
     let verdict = verdict(&ended, &watch, limits, &progress);
-    // REPORT: the report goes here
-    verdict.map(ExitCode::from)
+    let frames = watch.progress().counts.frames;
+    let found = match args.no_report || frames == 0 {
+        true => Exit::Ok as u8,
+        false => {
+            let elves: Vec<_> = [built.kernel].into_iter().chain(program.file).collect();
+            // The programs printed on the same terminal.
+            println!();
+            record::report(output.path(), &elves, program.is_story)?
+        }
+    };
+    // A program that did well, and a trace that contradicts itself: that is worth a status.
+    let code = verdict?;
+    Ok(ExitCode::from(if code == 0 { found } else { code }))
 }
 
 /// Boots the machine and follows it to its end.
-fn boot(setup: &Setup, limits: Limits, watch: &mut Watch, progress: &Progress) -> Result<Ended> {
+fn boot(
+    setup: &Setup,
+    limits: Limits,
+    watch: &mut Watch,
+    mut shower: Shower<'_>,
+    progress: &Progress,
+) -> Result<Ended> {
     progress.step(&format!("booting {}", setup.hardware.board));
-    let mut shower = Shower::new(progress);
     let mut shown = Instant::now();
     let ended = machine::run(setup, limits, |bytes| {
         watch.take(bytes, |what| shower.show(what));
@@ -221,28 +241,50 @@ fn add_files(root: &mut Initramfs, files: &[GuestFile]) -> Result<()> {
     Ok(())
 }
 
-/// The arguments of `/init`: the program to run, as it is called in the guest, and its arguments.
-/// A program of the user's is put there.
-fn program(root: &mut Initramfs, words: &[String], built: &Built) -> Result<Vec<String>> {
+/// The program to run.
+struct Program {
+    /// The arguments of `/init`: what it is called in the guest, and its own arguments.
+    words: Vec<String>,
+    /// The user's file, if it is none of ours.
+    file: Option<PathBuf>,
+    /// It is the demonstration.
+    is_story: bool,
+}
+
+/// Finds the program that the user wants. One of their own is put into the guest.
+fn program(root: &mut Initramfs, words: &[String], built: &Built) -> Result<Program> {
     let Some((name, arguments)) = words.split_first() else {
-        return Ok(Vec::new());
+        return Ok(Program {
+            words: Vec::new(),
+            file: None,
+            is_story: true,
+        });
     };
-    let ours = built.programs.contains_key(name) || root.has_file(name);
-    let called = if ours {
-        name.clone()
-    } else {
-        add_program(root, Path::new(name), built)?
-    };
-    Ok([&[called], arguments].concat())
+    let is_story = name == STORY;
+    if built.programs.contains_key(name) || root.has_file(name) {
+        return Ok(Program {
+            words: words.to_vec(),
+            file: None,
+            is_story,
+        });
+    }
+    let file = PathBuf::from(name);
+    let called = add_program(root, &file, built)?;
+    let words = [&[called], arguments].concat();
+    Ok(Program {
+        words,
+        file: Some(file),
+        is_story: false,
+    })
 }
 
 fn add_program(root: &mut Initramfs, file: &Path, built: &Built) -> Result<String> {
     let shown = file.display();
     let elf = std::fs::read(file).map_err(|error| {
         let ours: Vec<_> = built.programs.keys().map(String::as_str).collect();
+        let ours = ours.join(", ");
         unreadable(format!(
-            "cannot read the program {shown}: {error} (our own are: {})",
-            ours.join(", ")
+            "cannot read the program {shown}: {error} (our own are: {ours})"
         ))
     })?;
     image::check_program(&elf)
@@ -324,18 +366,18 @@ mod tests {
         let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         let mut run = |list: &[&str]| program(&mut root, &words(list), &built);
 
-        assert_eq!(run(&[]).unwrap(), words(&[]));
-        assert_eq!(
-            run(&["story", "parent"]).unwrap(),
-            words(&["story", "parent"])
-        );
-        let error = run(&["stroy"]).unwrap_err();
+        let nothing = run(&[]).unwrap();
+        assert!(nothing.words.is_empty() && nothing.is_story);
+        let story = run(&["story", "parent"]).unwrap();
+        assert_eq!(story.words, ["story", "parent"]);
+        assert!(story.is_story && story.file.is_none());
+        let error = run(&["stroy"]).err().unwrap();
         assert_eq!(status(&error), Some(Exit::Unreadable));
         assert!(error.to_string().contains("our own are: story"), "{error}");
 
         let script = dir.path().join("script");
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
-        let error = run(&[script.to_str().unwrap()]).unwrap_err();
+        let error = run(&[script.to_str().unwrap()]).err().unwrap();
         assert!(error.to_string().contains("no ELF"), "{error}");
     }
 

@@ -5,7 +5,9 @@ mod shower;
 mod source;
 mod watch;
 
+use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,14 +17,19 @@ use crate::cli::RecordArgs;
 use crate::exit::{Exit, unreadable, usage};
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::report;
+use crate::report::args::{ReportFormat, SymbolArgs};
 
 pub use output::Output;
-pub use shower::Shower;
+pub use shower::{LogLevel, Shower};
 pub use source::{Received, Source, SourceName};
 pub use watch::{Shown, Summary, Watch};
 
 /// How often the counts are shown.
-const REFRESH: Duration = Duration::from_millis(250);
+pub(crate) const REFRESH: Duration = Duration::from_millis(250);
+
+/// How many source lines, processes and forks a report lists.
+const TOP: usize = 10;
 
 /// `cowscope record`
 pub fn run(args: &RecordArgs) -> Result<ExitCode> {
@@ -89,6 +96,26 @@ pub fn run(args: &RecordArgs) -> Result<ExitCode> {
             args.source
         )));
     }
-    // REPORT: the report's summary goes here
-    Ok(Exit::Ok.into())
+    if args.no_report {
+        return Ok(Exit::Ok.into());
+    }
+    report(output.path(), &[], false).map(ExitCode::from)
+}
+
+/// Reports on a trace that was just recorded. Programs' ELF files are looked for in `elves` and
+/// among those that were built here.
+pub fn report(trace: &Path, elves: &[PathBuf], story: bool) -> Result<u8> {
+    let symbols = SymbolArgs {
+        elf: elves.to_vec(),
+        elf_dir: Vec::new(),
+    };
+    let options = report::Options {
+        format: ReportFormat::Text,
+        story,
+        top: TOP,
+        strict: false,
+        symbols: symbols.search_path(),
+    };
+    let mut file = File::open(trace).with_context(|| format!("cannot read {}", trace.display()))?;
+    report::run(&mut file, &options)
 }

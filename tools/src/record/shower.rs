@@ -3,14 +3,45 @@
 
 use std::io::{self, Write};
 
+use clap::ValueEnum;
+use defmt_decoder::Table;
+
 use super::Shown;
 use crate::progress::Progress;
+
+/// Which of the kernel's log lines are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// None
+    Off,
+    /// Only errors
+    Error,
+    /// And warnings
+    Warn,
+    /// And what is worth knowing
+    Info,
+    /// All that the kernel was built with
+    Trace,
+}
+
+impl LogLevel {
+    /// From the word in a log frame. A line without a level is one that was asked for.
+    fn of(word: Option<&str>) -> Self {
+        match word {
+            None | Some("error") => Self::Error,
+            Some("warn") => Self::Warn,
+            Some("info") => Self::Info,
+            Some(_) => Self::Trace,
+        }
+    }
+}
 
 /// Shows what comes.
 pub struct Shower<'a> {
     progress: &'a Progress,
     out: Channel,
     err: Channel,
+    logs: Option<(Box<Table>, LogLevel)>,
 }
 
 /// One of our own output streams.
@@ -34,7 +65,19 @@ impl<'a> Shower<'a> {
             progress,
             out: channel(),
             err: channel(),
+            logs: None,
         }
+    }
+
+    /// And the log lines of this kernel, down to a level. Their text is in its ELF file; a file
+    /// without any is no error, as one may boot any kernel.
+    pub fn with_logs(mut self, kernel: &[u8], level: LogLevel) -> Self {
+        if level > LogLevel::Off
+            && let Ok(Some(table)) = Table::parse(kernel)
+        {
+            self.logs = Some((Box::new(table), level));
+        }
+        self
     }
 
     /// Shows something.
@@ -43,7 +86,22 @@ impl<'a> Shower<'a> {
             Shown::Console { fd: 2, bytes } => self.err.take(bytes, io::stderr(), self.progress),
             Shown::Console { bytes, .. } => self.out.take(bytes, io::stdout(), self.progress),
             Shown::Text(text) => self.err.take(text.as_bytes(), io::stderr(), self.progress),
-            Shown::Log(_) => {}
+            Shown::Log(bytes) => self.log(bytes),
+        }
+    }
+
+    fn log(&mut self, bytes: &[u8]) {
+        let Some((table, least)) = &self.logs else {
+            return;
+        };
+        // One that cannot be decoded is the report's to tell of.
+        let Ok((frame, _)) = table.decode(bytes) else {
+            return;
+        };
+        let level = frame.level().map(|level| level.as_str());
+        if LogLevel::of(level) <= *least {
+            let line = format!("kernel: {}\n", frame.display(false));
+            self.err.take(line.as_bytes(), io::stderr(), self.progress);
         }
     }
 
@@ -110,6 +168,14 @@ mod tests {
         channel.take(b"two\n", &mut closed, &progress);
         assert_eq!(closed.0, 1);
         assert!(channel.held.is_empty());
+    }
+
+    #[test]
+    fn levels_are_in_order() {
+        let level = |word| LogLevel::of(Some(word));
+        assert!(level("error") < level("warn") && level("warn") < level("info"));
+        assert!(level("info") < level("debug"));
+        assert_eq!(LogLevel::of(None), LogLevel::Error);
     }
 
     #[test]

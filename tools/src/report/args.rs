@@ -62,13 +62,9 @@ impl SymbolArgs {
     }
 }
 
-/// The directories below `target/image` of this workspace in which built ELF files lie.
+/// The directories in which the ELF files lie that this tool has built.
 fn built_directories() -> Vec<PathBuf> {
-    let Ok(here) = std::env::current_dir() else {
-        return Vec::new();
-    };
-    let mut roots = here.ancestors().map(|dir| dir.join("target/image"));
-    let Some(root) = roots.find(|root| root.is_dir()) else {
+    let Ok(root) = crate::paths::image_target() else {
         return Vec::new();
     };
     let targets = std::fs::read_dir(root).into_iter().flatten().flatten();
