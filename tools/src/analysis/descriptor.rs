@@ -92,6 +92,11 @@ impl Descriptor {
         }
     }
 
+    /// The same permissions for another frame.
+    pub const fn at(self, frame: u64) -> Descriptor {
+        Descriptor(self.0 & !OUTPUT | frame << 12 & OUTPUT)
+    }
+
     /// The same frame, writable.
     pub const fn written(self) -> Descriptor {
         Descriptor(self.0 & !(READ_ONLY | COW) | USER | UXN)

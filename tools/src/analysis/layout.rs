@@ -226,11 +226,12 @@ impl Machine {
                         mine = before.written();
                     }
                 }
+                let descriptor = theirs.descriptor.at(self.frames.stand_in());
                 theirs = Leaf {
                     fork: 0,
                     pc,
                     how: How::Copied,
-                    frame_unknown: true,
+                    descriptor,
                     ..theirs
                 };
             }

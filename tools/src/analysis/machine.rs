@@ -154,7 +154,8 @@ impl Machine {
     pub fn sharers(&self, frame: u64, address: u64) -> Vec<Space> {
         let maps = |space: &Space| {
             let leaf = self.leaf(*space, address);
-            leaf.is_some_and(|leaf| leaf.counted_frame() == Some(frame))
+            let mapped = leaf.and_then(|leaf| self.frames.known(leaf.counted_frame()?));
+            mapped == Some(frame)
         };
         let mut spaces: Vec<Space> = self.spaces.keys().copied().filter(maps).collect();
         spaces.sort_unstable();
@@ -383,13 +384,14 @@ impl Machine {
             space: fault.space,
             address: Some(fault.addr),
         };
-        // An eager copy's frame is the one thing that rules do not give.
-        let agreed = if before.frame_unknown {
-            old.valid() == before.valid()
-        } else {
-            old.same_translation(before.descriptor)
-        };
-        let shown = if agreed { old } else { before.descriptor };
+        let frame = before.descriptor.frame();
+        if before.valid() && old.valid() && self.frames.known(frame).is_none() {
+            // An eager copy's frame is the one thing that rules do not give.
+            self.frames.reveal(frame, old.frame());
+        }
+        let named = self.frames.named(before.descriptor);
+        let agreed = old.same_translation(named);
+        let shown = if agreed { old } else { named };
         self.checks.compare(
             Subject::Descriptor,
             spot,
@@ -397,25 +399,28 @@ impl Machine {
             certain.then_some(shown),
             |d| format!("{:#018x} ({d})", d.0),
         );
-        if !agreed || before.frame_unknown {
-            if let Some(frame) = before.counted_frame() {
-                self.frames.release(frame);
-            }
-            let how = if before.frame_unknown {
-                before.how
-            } else {
+        let counted = before.counted_frame();
+        if !agreed {
+            let how = if old.valid() {
                 How::Adopted
+            } else {
+                How::Empty
             };
-            before = Leaf::default();
-            if old.valid() {
-                (before.descriptor, before.how) = (old, how);
+            before = Leaf {
+                how,
+                ..Leaf::default()
+            };
+        }
+        (before.descriptor, before.inferred) = (old, false);
+        // From here on the leaf names its frame as the kernel does.
+        if before.counted_frame() != counted {
+            if let Some(frame) = counted {
+                self.frames.release(frame);
             }
             if let Some(frame) = before.counted_frame() {
                 self.frames.acquire(frame);
             }
         }
-        before.descriptor = old;
-        before.inferred = false;
         before
     }
 
@@ -459,7 +464,6 @@ impl Machine {
                 Outcome::Spurious => before.how,
                 outcome => How::Fault(outcome),
             },
-            frame_unknown: false,
             inferred: false,
         };
         let (released, acquired) = (before.counted_frame(), leaf.counted_frame());

@@ -35,8 +35,6 @@ pub struct Leaf {
     pub fork: ForkId,
     /// How it came to map its frame.
     pub how: How,
-    /// Whether the frame number is known (an eager copy's is not).
-    pub frame_unknown: bool,
     /// The descriptor follows from rules; no event has carried its exact bits.
     pub inferred: bool,
 }
@@ -47,10 +45,9 @@ impl Leaf {
         self.descriptor.valid()
     }
 
-    /// The frame whose references this leaf counts in; `None` for the zero page and unknown frames.
+    /// The frame whose references this leaf counts in; `None` for the zero page.
     pub fn counted_frame(&self) -> Option<u64> {
-        (self.valid() && !self.descriptor.zero() && !self.frame_unknown)
-            .then(|| self.descriptor.frame())
+        (self.valid() && !self.descriptor.zero()).then(|| self.descriptor.frame())
     }
 }
 

@@ -130,7 +130,7 @@ impl Life {
 
     fn frame(&self, machine: &Machine, space: Space) -> Option<u64> {
         let leaf = machine.leaf(space, self.page)?;
-        (!leaf.frame_unknown).then(|| leaf.descriptor.frame())
+        machine.frames.known(leaf.descriptor.frame())
     }
 
     fn note(
@@ -148,7 +148,7 @@ impl Life {
         }
         let leaf = machine.leaf(space, self.page);
         let frame = self.frame(machine, space);
-        let counted = leaf.and_then(|leaf| leaf.counted_frame());
+        let counted = leaf.and_then(|leaf| machine.frames.known(leaf.counted_frame()?));
         let sharers = counted
             .map(|frame| machine.sharers(frame, self.page))
             .unwrap_or_default();
@@ -166,7 +166,8 @@ impl Life {
             name: program_name(machine, pid),
             what,
             frame,
-            descriptor: leaf.map_or(0, |leaf| leaf.descriptor.0),
+            // Of an unknown frame only the permissions are known.
+            descriptor: leaf.map_or(0, |leaf| leaf.descriptor.at(frame.unwrap_or(0)).0),
             rebuilt: leaf.is_some_and(|leaf| leaf.inferred),
             references: counted.map(|frame| machine.frames.references(frame)),
             shared_with: others.flat_map(|space| machine.users(space)).collect(),

@@ -1,8 +1,7 @@
 //! Reports: what the analysis found, for people and for programs.
 //!
-//! Data goes to standard output, everything else to standard error. Exit codes: 0 all is well;
-//! 1 something was found (the kernel's counts and its events differ); 3 the input cannot be read
-//! or is incompatible; 4 with `--strict`, something is missing or damaged.
+//! Data goes to standard output, everything else to standard error. For exit codes see
+//! [`crate::exit`]: a finding is that the kernel's counts and its events differ.
 
 pub mod args;
 mod dump;
@@ -17,7 +16,7 @@ mod summary_text;
 mod text;
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -25,15 +24,7 @@ use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, ReportArgs, ReportForma
 
 use crate::analysis::stream::{self, Incompatible, State};
 use crate::analysis::symbols::{SearchPath, Symbols};
-
-/// All is well.
-pub const OK: u8 = 0;
-/// Something was found.
-pub const FOUND: u8 = 1;
-/// The input cannot be read, or is incompatible.
-pub const UNREADABLE: u8 = 3;
-/// With `--strict`: something is missing from the trace, or damaged.
-pub const LOSSY: u8 = 4;
+use crate::exit::{self, Exit};
 
 /// What a report should hold.
 #[derive(Clone, Debug)]
@@ -53,7 +44,7 @@ pub struct Options {
 /// Reads a trace to its end and reports on it; the exit code.
 ///
 /// # Errors
-/// When writing fails. A trace that cannot be read is told on standard error and by the code.
+/// When reading or writing fails, or the input is no trace (see [`exit::status`]).
 pub fn run(input: &mut dyn Read, options: &Options) -> anyhow::Result<u8> {
     let mut out = anstream::AutoStream::auto(io::stdout().lock());
     finish(run_to(input, options, &mut out))
@@ -90,54 +81,47 @@ pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> a
 }
 
 fn code(state: &State, strict: bool, checked: bool) -> u8 {
-    if strict && state.losses.any() {
-        LOSSY
+    let exit = if strict && state.losses.any() {
+        Exit::Lossy
     } else if checked && state.machine.checks.total().differed > 0 {
-        FOUND
+        Exit::Finding
     } else {
-        OK
-    }
+        Exit::Ok
+    };
+    exit as u8
 }
 
-/// Turns the errors that have an exit code of their own into it.
+/// Gives an input that is no trace the exit code of its own.
 fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
-    let Err(error) = result else { return result };
-    let kind = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>());
-    match kind {
-        // Who reads our output has enough: `head` is no failure.
-        Some(io) if io.kind() == ErrorKind::BrokenPipe => Ok(OK),
-        Some(io) if io.get_ref().is_some_and(|inner| inner.is::<Incompatible>()) => {
-            eprintln!("error: {error:#}");
-            Ok(UNREADABLE)
+    result.map_err(|error| {
+        let incompatible = error.chain().any(|cause| {
+            let io = cause.downcast_ref::<io::Error>();
+            io.is_some_and(|io| io.get_ref().is_some_and(|inner| inner.is::<Incompatible>()))
+        });
+        if incompatible {
+            exit::unreadable(format!("{error:#}"))
+        } else {
+            error
         }
-        _ => Err(error),
-    }
+    })
 }
 
-/// Runs `work` on the input; a file that cannot be opened or read has its own exit code.
+/// Runs `work` on the input.
 fn with_input(
     args: &InputArgs,
     work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
     let path: &Path = &args.input;
+    let name = path.display();
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
+    } else if path.is_dir() {
+        return Err(exit::unreadable(format!("{name} is a directory")));
     } else {
-        match File::open(path) {
-            Ok(file) if file.metadata().is_ok_and(|data| data.is_dir()) => {
-                eprintln!("error: {} is a directory", path.display());
-                return Ok(UNREADABLE);
-            }
-            Ok(file) => Box::new(file),
-            Err(error) => {
-                eprintln!("error: cannot open {}: {error}", path.display());
-                return Ok(UNREADABLE);
-            }
-        }
+        let opened = File::open(path);
+        Box::new(opened.map_err(|error| exit::unreadable(format!("cannot open {name}: {error}")))?)
     };
-    finish(work(&mut *input).with_context(|| path.display().to_string()))
+    finish(work(&mut *input).with_context(|| name.to_string()))
 }
 
 impl ReportArgs {
@@ -245,8 +229,7 @@ impl ExplainArgs {
         }
         out.flush()?;
         if !known {
-            eprintln!("error: no process {pid} in the trace");
-            return Ok(FOUND);
+            anyhow::bail!(exit::usage(format!("no process {pid} in the trace")));
         }
         Ok(code(&state, self.input.strict, false))
     }

@@ -225,8 +225,8 @@ fn forks(text: &mut String, report: &Report) {
         "shared",
         "tables",
         "cycles",
-        "child copied",
-        "parent copied",
+        "by child",
+        "by parent",
         "reused",
         "debt",
         "child left",
@@ -238,7 +238,7 @@ fn forks(text: &mut String, report: &Report) {
     }
     let _ = writeln!(
         text,
-        "\n{HEAD}Forks, by what they cost then and later{HEAD:#}"
+        "\n{HEAD}Forks, by what they cost then and later{HEAD:#} (copies by whom)"
     );
     text.push_str(&table(&rows, &[1, 2, 10, 11], ""));
     let hidden = report.fork_count as usize - report.forks.len();
