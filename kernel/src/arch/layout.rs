@@ -47,14 +47,10 @@ macro_rules! linker_symbols {
 linker_symbols! {
     /// First byte of the image.
     image_start = __image_start;
-    /// End of the executable pages.
-    text_end = __text_end;
     /// End of the read-only pages.
     rodata_end = __rodata_end;
     /// End of the image, bss and boot stack included.
     image_end = __image_end;
-    /// The hole below the boot stack.
-    boot_stack_guard = __boot_stack_guard;
     /// First byte of the boot stack.
     boot_stack = __boot_stack;
     /// The head's translation tables.

@@ -1,7 +1,7 @@
 //! TLB and cache maintenance, and the switch between address spaces.
 
 use super::layout;
-use aarch64_cpu::registers::{Readable, TTBR0_EL1, Writeable};
+use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use memory::{Barrier, Frame, Memory, Mmu, Tlbi};
@@ -110,11 +110,6 @@ pub fn activate(ttbr0: u64) {
 /// Leaves any address space: an empty root, ASID 0. No lazy TLB.
 pub fn deactivate() {
     activate(reserved_ttbr0());
-}
-
-/// What TTBR0_EL1 holds.
-pub fn active() -> u64 {
-    TTBR0_EL1.get()
 }
 
 /// The TTBR0 value of no address space: the head's identity root, emptied, and ASID 0.

@@ -23,7 +23,7 @@ pub(super) fn fix_up(pc: u64) -> Option<u64> {
     let end = &raw const uaccess_end as u64;
     (start..end)
         .contains(&pc)
-        .then(|| &raw const uaccess_fault as u64)
+        .then_some(&raw const uaccess_fault as u64)
 }
 
 fn check(address: u64, len: usize) -> Result<(), Fault> {

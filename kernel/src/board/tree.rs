@@ -241,9 +241,11 @@ impl Devices<'_> {
                 "brcm,bcm2836-l1-intc" => path.reg(0).map(|(at, _)| {
                     self.board.interrupts = Some(InterruptController::Bcm2836(at));
                 }),
-                "brcm,bcm2835-pm" => path.reg(0).map(|(at, _)| {
-                    self.board.watchdog = Some(at);
-                }),
+                "brcm,bcm2835-pm" | "brcm,bcm2711-pm" | "brcm,bcm2712-pm" => {
+                    path.reg(0).map(|(at, _)| {
+                        self.board.watchdog = Some(at);
+                    })
+                }
                 "arm,psci-1.0" | "arm,psci-0.2" => {
                     self.board.psci = match value(node, "method") {
                         Some("hvc") => Some(Conduit::Hvc),
