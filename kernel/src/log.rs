@@ -1,7 +1,7 @@
 //! The `defmt` logger: collects a frame, hands it to the trace.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest log frame, bytes.
 const CAPACITY: usize = 512;
@@ -29,14 +29,6 @@ static LOGGER: Logger = Logger {
     }),
 };
 
-/// Frames that were longer than the buffer, and are lost.
-static LOST: AtomicU32 = AtomicU32::new(0);
-
-/// Log frames lost because they were too long.
-pub fn lost() -> u32 {
-    LOST.load(Ordering::Relaxed)
-}
-
 #[defmt::global_logger]
 struct Global;
 
@@ -60,12 +52,14 @@ unsafe impl defmt::Logger for Global {
     unsafe fn release() {
         // SAFETY: held since `acquire`.
         let buffer = unsafe { &*LOGGER.buffer.get() };
-        if buffer.overflowed {
-            LOST.fetch_add(1, Ordering::Relaxed);
-        } else {
+        let overflowed = buffer.overflowed;
+        if !overflowed {
             crate::trace::log(&buffer.bytes[..buffer.len]);
         }
         LOGGER.taken.store(false, Ordering::Release);
+        if overflowed {
+            defmt::warn!("a log frame of more than {=usize} bytes is lost", CAPACITY);
+        }
     }
 
     unsafe fn write(bytes: &[u8]) {

@@ -39,18 +39,21 @@ pub fn asid_bits() -> u8 {
 pub fn hwcap() -> u64 {
     // Field of ID_AA64ISAR0_EL1, its lowest value, bit of the HWCAP (Linux, asm/hwcap.h).
     const FEATURES: [(u32, u64, u32); 8] = [
-        (4, 1, 3),  // AES
-        (4, 2, 4),  // PMULL
-        (8, 1, 5),  // SHA1
-        (12, 1, 6), // SHA2
-        (16, 1, 7), // CRC32
-        (20, 2, 8), // ATOMICS
+        (4, 1, 3),   // AES
+        (4, 2, 4),   // PMULL
+        (8, 1, 5),   // SHA1
+        (12, 1, 6),  // SHA2
+        (16, 1, 7),  // CRC32
+        (20, 2, 8),  // ATOMICS
         (28, 1, 12), // ASIMDRDM
         (44, 1, 20), // ASIMDDP
     ];
     const FP_ASIMD: u64 = 0b11;
     let features = ID_AA64ISAR0_EL1.get();
-    FEATURES.iter().filter(|(field, least, _)| features >> field & 0xf >= *least).fold(FP_ASIMD, |all, (_, _, bit)| all | 1 << bit)
+    FEATURES
+        .iter()
+        .filter(|(field, least, _)| features >> field & 0xf >= *least)
+        .fold(FP_ASIMD, |all, (_, _, bit)| all | 1 << bit)
 }
 
 /// Whether PSTATE.PAN exists.

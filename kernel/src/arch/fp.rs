@@ -35,11 +35,6 @@ impl State {
         // SAFETY: `State` has the layout that the assembly reads; the kernel uses no FP register.
         unsafe { fp_restore(self) }
     }
-
-    /// q0 to q31 (for signal frames).
-    pub fn registers(&mut self) -> (&mut [u128; 32], &mut u64, &mut u64) {
-        (&mut self.q, &mut self.fpcr, &mut self.fpsr)
-    }
 }
 
 impl Default for State {

@@ -65,13 +65,6 @@ pub fn read_u64(from: u64) -> Result<u64, Fault> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Reads a little-endian 32-bit value.
-pub fn read_u32(from: u64) -> Result<u32, Fault> {
-    let mut bytes = [0; 4];
-    read(&mut bytes, from)?;
-    Ok(u32::from_le_bytes(bytes))
-}
-
 /// Writes a little-endian 64-bit value.
 pub fn write_u64(to: u64, value: u64) -> Result<(), Fault> {
     write(to, &value.to_le_bytes())

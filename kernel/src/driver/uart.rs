@@ -14,12 +14,10 @@ const LCR_H: u64 = 0x2c;
 const CR: u64 = 0x30;
 const IMSC: u64 = 0x38;
 const FR_BUSY: u32 = 1 << 3;
-const FR_RXFE: u32 = 1 << 4;
 const FR_TXFF: u32 = 1 << 5;
 // Mini UART (BCM2835 ARM peripherals, section 2).
 const MU_IO: u64 = 0x00;
 const MU_LSR: u64 = 0x14;
-const MU_LSR_DATA: u32 = 1;
 const MU_LSR_SPACE: u32 = 1 << 5;
 const MU_LSR_IDLE: u32 = 1 << 6;
 
@@ -124,15 +122,6 @@ impl Uart {
             _ => {}
         }
         true
-    }
-
-    /// Takes a received byte, if there is one.
-    pub fn try_get(&self) -> Option<u8> {
-        match self.kind.load(Ordering::Acquire) {
-            PL011 => (self.read(FR) & FR_RXFE == 0).then(|| self.read(DR) as u8),
-            MINI => (self.read(MU_LSR) & MU_LSR_DATA != 0).then(|| self.read(MU_IO) as u8),
-            _ => None,
-        }
     }
 
     /// Sends a byte, waiting for room.
