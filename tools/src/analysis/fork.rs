@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 use wire::event::{self, ForkMode, Outcome};
 
 use super::process::Cost;
-use super::space::ForkId;
+use super::space::{Code, ForkId};
 
 /// First writes to pages a fork shared.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +66,8 @@ pub struct Fork {
     pub time: u64,
     /// What the kernel said of it.
     pub event: event::Fork,
+    /// Where in the parent's program the call is.
+    pub code: Option<Code>,
     /// First writes by the parent while the child still had its share.
     pub parent: Writes,
     /// First writes by the parent after the child had gone.
@@ -130,7 +132,7 @@ pub struct Forks {
 
 impl Forks {
     /// A fork happened.
-    pub fn add(&mut self, time: u64, event: &event::Fork) -> ForkId {
+    pub fn add(&mut self, time: u64, event: &event::Fork, code: Option<Code>) -> ForkId {
         self.last += 1;
         let id = self.last;
         let totals = &mut self.totals[event.mode as usize];
@@ -145,6 +147,7 @@ impl Forks {
             id,
             time,
             event: *event,
+            code,
             parent: Writes::default(),
             parent_after: Writes::default(),
             child: Writes::default(),
@@ -268,7 +271,7 @@ mod tests {
                 cost: 5,
                 pc: 0,
             };
-            forks.add(u64::from(child), &event);
+            forks.add(u64::from(child), &event, None);
         }
         assert_eq!(forks.iter().count(), LIVE_MAX);
         assert!(forks.of_child(2).is_none() && forks.of_child(12).is_some());

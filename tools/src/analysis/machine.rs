@@ -13,7 +13,7 @@ use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
 use super::fork::{Forks, Parting};
 use super::frames::Frames;
 use super::process::{Activity, Kill, Process};
-use super::space::{AddressSpace, ForkId, How, Leaf, Tables};
+use super::space::{AddressSpace, Code, ForkId, How, Leaf, Tables};
 
 /// A program or another file that processes map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,10 +133,19 @@ impl Machine {
         Some(&self.tables.get(*table).leaves[(page % LEAVES) as usize]).filter(|leaf| leaf.valid())
     }
 
+    /// Which instruction of which file an address is, in an address space.
+    pub fn code(&self, space: Space, pc: u64) -> Option<Code> {
+        self.spaces.get(&space)?.code(pc)
+    }
+
     /// A process, alive or ended.
     pub fn process(&self, pid: u32) -> Option<&Process> {
         let ended = || self.ended.iter().rev().find(|process| process.pid == pid);
         self.processes.get(&pid).or_else(ended)
+    }
+
+    fn space_of(&self, pid: u32) -> Space {
+        self.processes.get(&pid).map_or(0, |process| process.space)
     }
 
     /// The processes that use an address space, by pid.
@@ -246,7 +255,8 @@ impl Machine {
                     .compare(Subject::Resident, spot, [anon, file, zero], trace, show);
             }
             Event::Unimplemented { pid, number, pc } => {
-                self.process_mut(pid, 0).missing(number, pc);
+                let code = self.code(self.space_of(pid), pc);
+                self.process_mut(pid, 0).missing(number, pc, code);
             }
             Event::Killed {
                 pid,
@@ -254,11 +264,14 @@ impl Machine {
                 pc,
                 addr,
             } => {
-                self.process_mut(pid, 0).killed = Some(Kill {
+                let code = self.code(self.space_of(pid), pc);
+                let kill = Kill {
                     signal,
                     pc,
+                    code,
                     address: addr,
-                });
+                };
+                self.process_mut(pid, 0).killed = Some(kill);
             }
             Event::Descriptor { .. }
             | Event::Barrier(_)

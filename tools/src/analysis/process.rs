@@ -3,6 +3,8 @@
 use serde::Serialize;
 use wire::event::{Fault, Outcome, Space};
 
+use super::space::Code;
+
 /// Number, sum and extremes of a cost in cycles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cost {
@@ -133,6 +135,8 @@ pub struct Kill {
     pub signal: u8,
     /// The instruction.
     pub pc: u64,
+    /// Where in its program that is.
+    pub code: Option<Code>,
     /// The address.
     pub address: u64,
 }
@@ -146,6 +150,8 @@ pub struct Missing {
     pub count: u64,
     /// The return address of the first call.
     pub pc: u64,
+    /// Where in its program that is.
+    pub code: Option<Code>,
 }
 
 /// A process.
@@ -194,7 +200,7 @@ impl Process {
     }
 
     /// It called something the kernel does not have.
-    pub fn missing(&mut self, number: u32, pc: u64) {
+    pub fn missing(&mut self, number: u32, pc: u64, code: Option<Code>) {
         if let Some(known) = self
             .missing
             .iter_mut()
@@ -206,6 +212,7 @@ impl Process {
                 number,
                 count: 1,
                 pc,
+                code,
             });
         }
     }

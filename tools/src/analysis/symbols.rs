@@ -48,30 +48,48 @@ impl SourceFrame {
             || file.contains("/compiler-builtins")
     }
 
-    /// `function (file:line)`, with a path that a reader of the terminal can use.
+    /// `function (file:line)`, shortened for a line on a terminal.
     pub fn short(&self) -> String {
+        let function = short_name(&self.function);
         match (&self.file, self.line) {
-            (Some(file), Some(line)) => format!("{} ({}:{line})", self.function, short_path(file)),
-            (Some(file), None) => format!("{} ({})", self.function, short_path(file)),
-            _ => self.function.clone(),
+            (Some(file), Some(line)) => format!("{function} ({}:{line})", short_path(file)),
+            (Some(file), None) => format!("{function} ({})", short_path(file)),
+            _ => function,
         }
     }
 }
 
-/// The path from the current directory if the file is below it, else its last three components.
-pub fn short_path(path: &str) -> String {
-    let here = std::env::current_dir().ok();
-    if let Some(below) =
-        here.and_then(|here| Path::new(path).strip_prefix(here).ok().map(Path::to_owned))
-    {
-        return below.display().to_string();
+/// The last two components of a path.
+fn short_path(path: &str) -> &str {
+    let mut slashes = path.rmatch_indices('/').map(|(at, _)| at);
+    slashes.nth(1).map_or(path, |at| &path[at + 1..])
+}
+
+/// A function's name with the last part of its path and without type arguments:
+/// `<a::b::C<d::E> as f::G>::h::<5>` is `C::h`.
+pub fn short_name(name: &str) -> String {
+    // Without what is between angle brackets, but for the type that a method belongs to.
+    let mut plain = String::with_capacity(name.len());
+    let (mut depth, mut kept) = (0u32, 0u32);
+    let mut rest = name;
+    while let Some(letter) = rest.chars().next() {
+        match letter {
+            '<' if depth == 0 && plain.is_empty() => (depth, kept) = (1, 1),
+            '<' => depth += 1,
+            // The arrow of a function type is no bracket.
+            '>' if !plain.ends_with('-') => depth = depth.saturating_sub(1),
+            ' ' if depth == 1 && kept == 1 && rest.starts_with(" as ") => kept = 0,
+            _ if depth == 0 || depth == kept => plain.push(letter),
+            _ => {}
+        }
+        rest = &rest[letter.len_utf8()..];
     }
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let short = parts[parts.len().saturating_sub(3)..].join("/");
-    if parts.len() > 3 {
-        format!("…/{short}")
+    let parts: Vec<&str> = plain.split("::").filter(|part| !part.is_empty()).collect();
+    let short = parts[parts.len().saturating_sub(2)..].join("::");
+    if short.is_empty() {
+        name.to_owned()
     } else {
-        path.to_owned()
+        short
     }
 }
 
@@ -330,4 +348,33 @@ fn segments<R: ReadCacheOps>(
             (offset, size, segment.p_vaddr(endian), executable)
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shortened() {
+        for (name, short) in [
+            ("main", "main"),
+            ("user::syscall::syscall::<5>", "syscall::syscall"),
+            ("<user::memory::Pages>::write_word", "Pages::write_word"),
+            (
+                "<core::result::Result<a::B, c::D> as user::print::OrFail<a::B>>::or_fail",
+                "Result::or_fail",
+            ),
+            (
+                "story::fork_of_a_large_process::{closure#0}",
+                "fork_of_a_large_process::{closure#0}",
+            ),
+            ("<*mut u64>::write_volatile", "*mut u64::write_volatile"),
+            ("<T as a::B>::c::<fn() -> u8>", "T::c"),
+            ("operator<", "operator"),
+        ] {
+            assert_eq!(short_name(name), short, "{name}");
+        }
+        assert_eq!(short_path("/a/b/src/main.rs"), "src/main.rs");
+        assert_eq!(short_path("main.c"), "main.c");
+    }
 }

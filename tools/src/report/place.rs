@@ -5,18 +5,19 @@ use wire::event::{Fault, Space, Stack};
 
 use crate::analysis::machine::Machine;
 use crate::analysis::space::Code;
-use crate::analysis::symbols::{SourceFrame, Symbols};
+use crate::analysis::symbols::{SourceFrame, Symbols, short_name};
 
 /// An instruction, and what the program's own symbols say of it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Place {
     /// The instruction's address.
     pub pc: u64,
-    /// Function, file and line: of the instruction, or of the nearest caller in the program if
-    /// the instruction is in a library of the language.
+    /// The function that contains the instruction, and the line in it: of the instruction, or of
+    /// the call that was inlined. If it is one of a language's own libraries, its nearest caller
+    /// that is not.
     pub source: Option<SourceFrame>,
-    /// The library function, if `source` is its caller.
-    pub via: Option<String>,
+    /// The innermost function inlined there, if any, or the library function called.
+    pub via: Option<SourceFrame>,
     /// All source frames, innermost first: inlined ones, then the callers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stack: Vec<SourceFrame>,
@@ -29,7 +30,11 @@ pub struct Place {
 impl Place {
     /// An instruction of an address space.
     pub fn new(machine: &Machine, space: Space, pc: u64) -> Place {
-        let code = machine.spaces.get(&space).and_then(|space| space.code(pc));
+        Place::of_code(pc, machine.code(space, pc))
+    }
+
+    /// An instruction that was located before.
+    pub fn of_code(pc: u64, code: Option<Code>) -> Place {
         Place {
             pc,
             code,
@@ -47,21 +52,36 @@ impl Place {
     /// Looks the names up.
     pub fn resolve(&mut self, machine: &Machine, symbols: &mut Symbols) {
         let Some(code) = self.code else { return };
-        self.stack = symbols.frames(&machine.files, code, false).to_vec();
-        for caller in &self.callers {
-            self.stack
-                .extend_from_slice(&symbols.frames(&machine.files, *caller, true));
+        self.stack.clear();
+        let mut innermost: Option<SourceFrame> = None;
+        let returns = self.callers.iter().map(|caller| (*caller, true));
+        for (code, call) in [(code, false)].into_iter().chain(returns) {
+            let frames = symbols.frames(&machine.files, code, call);
+            let mut own = frames.iter().filter(|frame| !frame.is_runtime());
+            if self.source.is_none() {
+                // Of what was inlined into one another, the outermost is the function that a
+                // reader knows, and the innermost says what it did there.
+                self.via = own.clone().next().cloned();
+                self.source = own.next_back().cloned();
+                innermost = innermost.or_else(|| frames.first().cloned());
+            }
+            self.stack.extend_from_slice(&frames);
         }
-        let own = self.stack.iter().position(|frame| !frame.is_runtime());
-        let at = own.unwrap_or(0);
-        self.source = self.stack.get(at).cloned();
-        self.via = (at > 0).then(|| self.stack[at - 1].function.clone());
+        if self.source.is_none() {
+            self.source = innermost.take();
+        }
+        if self.via == self.source {
+            // A library function that was called, not inlined, is worth a word.
+            self.via = innermost.filter(|frame| Some(frame) != self.source.as_ref());
+        }
     }
 
-    /// `function (file:line)`, or the address.
+    /// `function (file:line)` and what was inlined there, or the address.
     pub fn text(&self) -> String {
         match (&self.source, &self.via) {
-            (Some(source), Some(via)) => format!("{}, in {via}", source.short()),
+            (Some(source), Some(via)) => {
+                format!("{} > {}", source.short(), short_name(&via.function))
+            }
             (Some(source), None) => source.short(),
             (None, _) => format!("{:#x}", self.pc),
         }
@@ -69,11 +89,8 @@ impl Place {
 }
 
 fn callers(machine: &Machine, space: Space, stack: &Stack) -> Vec<Code> {
-    let Some(space) = machine.spaces.get(&space) else {
-        return Vec::new();
-    };
     let pcs = stack.pcs.iter().take(usize::from(stack.depth));
-    pcs.filter_map(|pc| space.code(*pc)).collect()
+    pcs.filter_map(|pc| machine.code(space, *pc)).collect()
 }
 
 /// A program as reports name it: its file's name, or what else is known.

@@ -471,11 +471,11 @@ fn exec(exec: &Exec) -> Shown {
     let after = &fork.parent_after;
     line!(
         lines,
-        "after it, first writes of the parent: {} {}, from {}",
+        "after it, first writes of the parent: {}{}",
         styled(MARK, writes(after)),
-        mean(&after.reuses).map_or(String::new(), |mean| format!("({mean} cycles each)")),
-        exec.first.text()
+        mean(&after.reuses).map_or(String::new(), |mean| format!(" ({mean} cycles each)")),
     );
+    line!(lines, "the first of them at {}", exec.first.text());
     Shown {
         claim: "A child that execs gives its share back: the parent's writes copy nothing"
             .to_owned(),
@@ -496,15 +496,15 @@ fn vfork(vfork: &Vfork) -> Shown {
     );
     line!(
         lines,
-        "{}, {} write-protected, {} written, {} cycles; the child runs in {}",
+        "{}, {} write-protected, {} written, {} cycles; B runs in {}",
         plural(event.tables, "table"),
         plural(event.protected, "page"),
         plural(event.leaves, "descriptor"),
         count(event.cost),
         if event.child_space == event.parent_space {
-            "A's address space"
+            "A's space"
         } else {
-            "an address space of its own"
+            "a space of its own"
         }
     );
     let parting = match vfork.fork.parting {
@@ -593,6 +593,14 @@ pub fn cost_table(state: &State) -> Option<String> {
 
 fn costs(evidence: &Evidence, state: &State) -> Option<Shown> {
     let mut lines = cost_table(state)?;
+    line!(
+        lines,
+        "{}",
+        styled(
+            DIM,
+            "cycles of PMCCNTR_EL0; on QEMU: guest instructions if --deterministic, else host time"
+        )
+    );
     if let Some((fork, place)) = &evidence.largest {
         let event = &fork.event;
         line!(

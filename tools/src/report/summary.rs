@@ -296,7 +296,7 @@ pub fn report(
         std::cmp::Reverse(u64::from(fork.event.cost) + fork.debt().total().cycles)
     });
     let forks = forks.into_iter().take(top).map(|fork| {
-        let mut place = Place::new(machine, fork.event.parent_space, fork.event.pc);
+        let mut place = Place::of_code(fork.event.pc, fork.code);
         place.resolve(machine, symbols);
         ForkReport::new(fork, seconds(fork.time), place)
     });
@@ -360,8 +360,8 @@ fn process_report(
     symbols: &mut Symbols,
     seconds: &impl Fn(u64) -> f64,
 ) -> ProcessReport {
-    let mut place = |pc| {
-        let mut place = Place::new(machine, process.space, pc);
+    let mut place = |pc, code| {
+        let mut place = Place::of_code(pc, code);
         place.resolve(machine, symbols);
         place
     };
@@ -369,13 +369,13 @@ fn process_report(
         number: missing.number,
         name: syscall_name(missing.number),
         count: missing.count,
-        place: place(missing.pc),
+        place: place(missing.pc, missing.code),
     });
     let missing_syscalls = missing_syscalls.collect();
     let killed = process.killed.map(|kill| KillReport {
         signal: kill.signal,
         address: kill.address,
-        place: place(kill.pc),
+        place: place(kill.pc, kill.code),
     });
     let space = machine
         .spaces

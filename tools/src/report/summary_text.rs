@@ -271,7 +271,7 @@ fn fork_row(fork: &ForkReport) -> Vec<String> {
         fork.place
             .source
             .as_ref()
-            .map_or_else(|| fork.place.text(), |s| s.function.clone()),
+            .map_or_else(|| fork.place.text(), |source| source.short()),
     ]
 }
 

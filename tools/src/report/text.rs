@@ -76,16 +76,16 @@ pub fn protection(prot: u8) -> String {
         .collect()
 }
 
-/// Bytes in the largest unit that keeps them whole.
+/// Bytes in the largest unit that keeps them whole, or in MiB with a decimal.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     for (shift, unit) in UNITS {
-        if bytes >= 1 << shift && bytes.trailing_zeros() >= shift {
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
             return format!("{} {unit}", bytes >> shift);
         }
-    }
-    if bytes >= 1 << 20 {
-        return format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        if shift == 20 && bytes >= 1 << shift {
+            return format!("{:.1} {unit}", bytes as f64 / f64::from(1 << shift));
+        }
     }
     format!("{bytes} B")
 }
@@ -200,6 +200,8 @@ mod tests {
         assert_eq!(plural(0u64, "switch"), "0 switches");
         assert_eq!(span(62_500, 62_500_000), "1.000 ms");
         assert_eq!(bytes(1 << 30), "1 GiB");
+        assert_eq!(bytes((1 << 30) - 4096), "1024.0 MiB");
+        assert_eq!(bytes(12 << 10), "12 KiB");
         assert_eq!(cpu_name(0x410F_D034), "Cortex-A53 r0p4");
         assert_eq!(wait_status(11), "killed by SIGSEGV");
         assert_eq!(wait_status(3 << 8), "exit code 3");

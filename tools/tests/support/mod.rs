@@ -462,9 +462,15 @@ impl Kernel {
         self.flush();
         let before = self.emitted;
         work(self);
-        for kind in 0..KINDS {
-            self.dropped[kind] += self.emitted[kind] - before[kind];
-        }
+        let lost = self
+            .emitted
+            .iter()
+            .zip(&before)
+            .map(|(after, before)| after - before);
+        self.dropped
+            .iter_mut()
+            .zip(lost)
+            .for_each(|(sum, lost)| *sum += lost);
         self.emitted = before;
         self.encoder = Encoder::new();
     }
