@@ -37,6 +37,7 @@ const SCTLR_ON: u64 = (SCTLR_OFF & !(1 << 23))
 // HD, HPD are 0; the head adds IPS and AS.
 const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
 
+global_asm!(include_str!("string.s"));
 global_asm!(
     include_str!("head.s"),
     SCTLR_OFF = const SCTLR_OFF,
