@@ -25,9 +25,9 @@ use driver::uart;
 extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
     // First a way to complain: the serial port that this machine most likely has.
     arch::table::init(image_at);
-    arch::cpu::init();
     let (soc, serial) = board::guess(image_at);
     uart::wire_uart().open(serial, soc);
+    arch::cpu::init();
 
     // What machine is this, and what does it have?
     let mut board = board::discover(handed, &arch::table::image_range()).unwrap_or_else(stop);
