@@ -1,6 +1,6 @@
 //! Process 1: runs a program, reaps everything, and exits as the program did.
 //!
-//! `init PROGRAM ARGUMENTS...` looks for PROGRAM under `/` and `/bin`, unless it is a path. The
+//! `init PROGRAM ARGUMENTS...` looks for PROGRAM under `/bin` and `/`, unless it is a path. The
 //! exit code is the program's, or 128 + n if signal n killed it, or 127 if it could not be started;
 //! init ends when the last process has ended. Without arguments it runs `story child`, then `story
 //! parent`.
@@ -54,7 +54,7 @@ fn find_and_spawn(name: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
     }
     let text = name.to_str().map_err(|_| Errno::ENOENT)?;
     let mut result = Err(Errno::ENOENT);
-    for directory in ["/", "/bin/"] {
+    for directory in ["/bin/", "/"] {
         let path = Text::new(format_args!("{directory}{text}"));
         result = process::spawn(path.as_c_str(), argv, envp);
         if result != Err(Errno::ENOENT) {
