@@ -60,7 +60,8 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let parent = current();
     let process = &parent.process;
     let parent_space = parent.space().ok_or(Errno::ESRCH)?;
-    let pid = table::allocate()?;
+    let reserved = table::allocate()?;
+    let pid = reserved.number();
     let files = process.files.lock().try_clone()?;
     let actions = process
         .actions
@@ -108,7 +109,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         .blocked
         .store(parent.blocked.load(Ordering::Relaxed), Ordering::Relaxed);
     child.state.lock().thread = Some(thread.clone());
-    table::insert(child.clone(), process.pid);
+    table::insert(reserved, child.clone(), process.pid);
     trace::emit(Event::Fork(Fork {
         mode,
         parent: process.pid,

@@ -132,7 +132,8 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         )?;
     }
     let program = tree::lookup(tree::root(), options.init.as_bytes(), true)?;
-    let pid = table::allocate()?;
+    let reserved = table::allocate()?;
+    let pid = reserved.number();
     let process = Arc::new(Process {
         pid,
         parent: AtomicU32::new(0),
@@ -167,7 +168,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     };
     let thread = Thread::new(pid, process.clone(), space, &start)?;
     process.state.lock().thread = Some(thread.clone());
-    table::insert(process, 0);
+    table::insert(reserved, process, 0);
     scheduler::start(thread);
     Ok(())
 }

@@ -25,8 +25,16 @@ struct Entry {
     ended: bool,
 }
 
+/// The entries of [`BLOCK`] pids in a row.
+#[derive(Default)]
+struct Block {
+    /// Empty while none of the pids is in use.
+    entries: Vec<Option<Entry>>,
+    used: usize,
+}
+
 struct Table {
-    blocks: Vec<Vec<Option<Entry>>>,
+    blocks: Vec<Block>,
     /// Where the search for a free pid goes on.
     next: u32,
     count: u32,
@@ -61,9 +69,8 @@ pub enum Select {
 
 impl Table {
     fn slot(&mut self, pid: u32) -> Option<&mut Option<Entry>> {
-        self.blocks
-            .get_mut(pid as usize / BLOCK)?
-            .get_mut(pid as usize % BLOCK)
+        let block = self.blocks.get_mut(pid as usize / BLOCK)?;
+        block.entries.get_mut(pid as usize % BLOCK)
     }
 
     fn entry(&mut self, pid: u32) -> Option<&mut Entry> {
@@ -133,34 +140,74 @@ impl Table {
         self.unlink(pid, parent);
         let entry = self.slot(pid)?.take()?;
         self.count -= 1;
+        self.unuse(pid);
         Some(entry.process)
+    }
+
+    /// One pid of a block is free again. A block without any gives its memory back, unless the next
+    /// pids come from it.
+    fn unuse(&mut self, pid: u32) {
+        let index = pid as usize / BLOCK;
+        let next = self.next as usize / BLOCK;
+        if let Some(block) = self.blocks.get_mut(index) {
+            block.used -= 1;
+            if block.used == 0 && index != next {
+                block.entries = Vec::new();
+            }
+        }
     }
 }
 
-/// A free pid, with memory for its entry. It stays free until [`insert`].
-pub fn allocate() -> Result<u32, Errno> {
+/// A free pid, with memory for its entry: until it is dropped, or used up by [`insert`].
+pub struct Pid(u32);
+
+impl Pid {
+    /// The number.
+    pub fn number(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Drop for Pid {
+    fn drop(&mut self) {
+        TABLE.lock().unuse(self.0);
+    }
+}
+
+/// Chooses a free pid.
+pub fn allocate() -> Result<Pid, Errno> {
     let mut table = TABLE.lock();
     for _ in FIRST..PID_MAX {
         let pid = table.next;
         table.next = if pid + 1 < PID_MAX { pid + 1 } else { FIRST };
-        while pid as usize / BLOCK >= table.blocks.len() {
-            let mut block = Vec::new();
-            block.try_reserve_exact(BLOCK).map_err(|_| Errno::EAGAIN)?;
-            block.resize_with(BLOCK, || None);
+        let index = pid as usize / BLOCK;
+        while index >= table.blocks.len() {
             table.blocks.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
-            table.blocks.push(block);
+            table.blocks.push(Block::default());
         }
-        if table.slot(pid).is_some_and(|slot| slot.is_none()) {
-            return Ok(pid);
+        let block = &mut table.blocks[index];
+        if block.entries.is_empty() {
+            let entries = &mut block.entries;
+            entries
+                .try_reserve_exact(BLOCK)
+                .map_err(|_| Errno::EAGAIN)?;
+            entries.resize_with(BLOCK, || None);
+        }
+        if block.entries[pid as usize % BLOCK].is_none() {
+            block.used += 1;
+            return Ok(Pid(pid));
         }
     }
     Err(Errno::EAGAIN)
 }
 
-/// Enters a process with a pid of [`allocate`], as a child of `parent`.
-pub fn insert(process: Arc<Process>, parent: u32) {
+/// Enters a process with the pid it was made with, as a child of `parent`.
+pub fn insert(pid: Pid, process: Arc<Process>, parent: u32) {
     let mut table = TABLE.lock();
-    let pid = process.pid;
+    let number = pid.number();
+    // The process holds on to the number from here.
+    core::mem::forget(pid);
+    let pid = number;
     if let Some(slot) = table.slot(pid) {
         *slot = Some(Entry {
             process,
@@ -182,8 +229,17 @@ pub fn get(pid: u32) -> Option<Arc<Process>> {
 /// The process with the lowest pid above `after`.
 pub fn next(after: u32) -> Option<Arc<Process>> {
     let mut table = TABLE.lock();
-    let end = (table.blocks.len() * BLOCK) as u32;
-    (after + 1..end).find_map(|pid| table.entry(pid).map(|entry| entry.process.clone()))
+    let mut pid = after + 1;
+    while let Some(block) = table.blocks.get(pid as usize / BLOCK) {
+        if block.used == 0 {
+            pid = (pid as usize / BLOCK * BLOCK + BLOCK) as u32;
+        } else if let Some(entry) = table.entry(pid) {
+            return Some(entry.process.clone());
+        } else {
+            pid += 1;
+        }
+    }
+    None
 }
 
 /// How many processes there are, uncollected ones included.

@@ -65,7 +65,7 @@ pub fn start() {
             mask |= 1 << kind;
         }
     }
-    ring().allocate(options.ring);
+    ring().allocate(options.ring, options.lossless);
     LOSSLESS.store(options.lossless, Ordering::Relaxed);
     STACKS.store(options.stacks, Ordering::Relaxed);
     SECOND_CONSOLE.store(

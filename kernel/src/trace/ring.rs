@@ -12,12 +12,18 @@ const MAX_CPUS: usize = 16;
 /// How many `Meta`s may wait for their place in the stream.
 const MAX_METAS: usize = 64;
 
+/// A ring that holds fewer events is left to the tick and the idle loop: emptying it inline would
+/// interrupt the program every few events, which is what dropping is meant to avoid.
+const INLINE: usize = 1024;
+
 /// The events of one CPU that are not yet on the wire.
 pub struct Ring {
     slots: Vec<MaybeUninit<Record>>,
     /// Index of the oldest event.
     head: usize,
     len: usize,
+    /// With so many events in it, it is time to drain.
+    half: usize,
     /// Events taken out so far.
     taken: u64,
     metas: VecDeque<(u64, Meta)>,
@@ -48,6 +54,7 @@ impl Ring {
             slots: Vec::new(),
             head: 0,
             len: 0,
+            half: 0,
             taken: 0,
             metas: VecDeque::new(),
             tid: 0,
@@ -57,14 +64,20 @@ impl Ring {
         }
     }
 
-    /// Gives the ring room for `events`, or for as many as memory allows.
-    pub fn allocate(&mut self, events: usize) {
+    /// Gives the ring room for `events`, or for as many as memory allows. `lossless`: half of it is
+    /// time to drain, however small it is.
+    pub fn allocate(&mut self, events: usize, lossless: bool) {
         let mut events = events.max(2);
         while self.slots.try_reserve_exact(events).is_err() && events > 2 {
             events /= 2;
         }
         self.slots.resize_with(events, MaybeUninit::uninit);
         self.metas.reserve(MAX_METAS);
+        self.half = if lossless || events >= INLINE {
+            events / 2
+        } else {
+            usize::MAX
+        };
     }
 
     /// How many events fit.
@@ -91,7 +104,7 @@ impl Ring {
         if self.len > self.high_water {
             self.high_water = self.len;
         }
-        if self.len == self.slots.len() / 2 {
+        if self.len == self.half {
             Room::Half
         } else {
             Room::Ample
