@@ -80,7 +80,7 @@ pub struct Fork {
     pub parting: Option<Parting>,
     /// References the child dropped then, by the kernel's count.
     pub dropped: Option<u32>,
-    /// Faults of the child before it parted.
+    /// Faults of the child before it parted (0 until then).
     pub child_faults: u64,
 }
 
@@ -192,19 +192,13 @@ impl Forks {
         }
     }
 
-    /// A process had a fault.
-    pub fn child_fault(&mut self, pid: u32) {
+    /// A child gave its share back. Only the first time counts.
+    /// `faults`: those it had until then.
+    pub fn part(&mut self, pid: u32, parting: Parting, faults: u64) {
         if let Some(fork) = self.of_child_mut(pid)
             && fork.parting.is_none()
         {
-            fork.child_faults += 1;
-        }
-    }
-
-    /// A child gave its share back. Only the first time counts.
-    pub fn part(&mut self, pid: u32, parting: Parting) {
-        if let Some(fork) = self.of_child_mut(pid) {
-            fork.parting.get_or_insert(parting);
+            (fork.parting, fork.child_faults) = (Some(parting), faults);
         }
     }
 

@@ -92,9 +92,10 @@ impl Machine {
         parent.activity.forks.add(fork.cost);
         parent.activity.shared += u64::from(fork.shared);
         parent.activity.copied_at_fork += u64::from(fork.copied);
-        let name = parent.name.clone();
+        let (name, file) = (parent.name.clone(), parent.file);
         let mut child = Process::new(fork.child, fork.child_space);
-        (child.parent, child.started, child.name) = (Some(fork.parent), Some(time), name);
+        (child.parent, child.started) = (Some(fork.parent), Some(time));
+        (child.name, child.file) = (name, file);
         child.borrowed = fork.mode == ForkMode::Vfork;
         self.start(child);
         if fork.child_space == fork.parent_space {

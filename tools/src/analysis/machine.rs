@@ -13,7 +13,7 @@ use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
 use super::fork::{Forks, Parting};
 use super::frames::Frames;
 use super::process::{Activity, Kill, Process};
-use super::space::{AddressSpace, Code, ForkId, How, Leaf, Tables};
+use super::space::{AddressSpace, Code, ForkId, How, Leaf, TableId, Tables};
 
 /// A program or another file that processes map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +121,7 @@ impl Machine {
         if process.name != name {
             name.clone_into(&mut process.name);
         }
+        process.file = Some(file);
         if let Some(space) = self.spaces.get_mut(&space) {
             space.program.get_or_insert(file);
         }
@@ -207,14 +208,15 @@ impl Machine {
                 file,
                 ..
             } => {
-                self.forks.part(pid, Parting::Exec(time));
+                self.part(pid, Parting::Exec(time));
                 self.space_mut(space).program = Some(file);
                 let process = self.process_mut(pid, old_space);
                 (process.space, process.borrowed) = (space, false);
+                process.file = Some(file);
                 process.activity.execs += 1;
             }
             Event::Exit { pid, space, status } => {
-                self.forks.part(pid, Parting::Exit(time));
+                self.part(pid, Parting::Exit(time));
                 self.process_mut(pid, space).ended = Some((time, status));
             }
             Event::Reap { pid, .. } => self.reap(pid),
@@ -313,6 +315,14 @@ impl Machine {
         self.processes.insert(process.pid, process);
     }
 
+    fn part(&mut self, pid: u32, parting: Parting) {
+        let faults = self
+            .processes
+            .get(&pid)
+            .map(|process| process.activity.faults.total().count);
+        self.forks.part(pid, parting, faults.unwrap_or(0));
+    }
+
     fn reap(&mut self, pid: u32) {
         if let Some(process) = self.processes.remove(&pid) {
             self.retire(process);
@@ -338,65 +348,69 @@ impl Machine {
     }
 
     fn fault(&mut self, time: u64, fault: &Fault) -> Change {
-        self.forks.child_fault(fault.pid);
-        self.process_mut(fault.pid, fault.space)
-            .activity
-            .faults
-            .add(fault);
-        self.space_mut(fault.space);
+        // This runs for every fault of a trace: each map is asked once if that is possible.
+        let process = self.processes.entry(fault.pid);
+        let process = process.or_insert_with(|| Process::new(fault.pid, fault.space));
+        process.activity.faults.add(fault);
+        let file = process.file;
+        let space = self.space_mut(fault.space);
+        space.program = space.program.or(file);
+        let here = Here {
+            spot: Spot {
+                time,
+                space: fault.space,
+                address: Some(fault.addr),
+            },
+            certain: space.certain,
+            table: space.slots.get(&(fault.addr / PAGE_SIZE / LEAVES)).copied(),
+            index: (fault.addr / PAGE_SIZE % LEAVES) as usize,
+        };
+        let before = match here.table {
+            Some(table) => self.tables.get(table).leaves[here.index],
+            None => Leaf::default(),
+        };
         if matches!(
             fault.outcome,
             Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal
         ) {
-            let before = self
-                .leaf(fault.space, fault.addr)
-                .copied()
-                .unwrap_or_default();
             return Change {
                 before,
                 ..Change::default()
             };
         }
-        let (old, new) = (Descriptor(fault.old), Descriptor(fault.new));
-        let before = self.before(time, fault, old);
-        let references = self.references(time, fault, &before);
-        let table_fork = self.table_fault(fault);
-        let fork = if table_fork != 0 {
-            table_fork
-        } else {
-            before.fork
+        let before = self.before(&here, before, Descriptor(fault.old));
+        let references = self.references(&here, fault.refs, &before);
+        let table_fork = match fault.outcome {
+            Outcome::TableUnshare | Outcome::TableReuse => self.table_fault(fault),
+            _ => 0,
         };
         let broke = matches!(
             fault.outcome,
             Outcome::CowCopy | Outcome::CowReuse | Outcome::TableUnshare | Outcome::TableReuse
         );
-        if fork != 0 && broke {
+        let fork = match (broke, table_fork) {
+            (false, _) => 0,
+            (true, 0) => before.fork,
+            (true, fork) => fork,
+        };
+        if fork != 0 {
             self.forks.pay(fork, fault.space, fault.outcome, fault.cost);
             self.process_mut(fault.pid, fault.space)
                 .activity
                 .debt
                 .add(fault.cost);
         }
-        self.after(time, fault, &before, new);
+        let table = if table_fork == 0 { here.table } else { None };
+        self.after(&here, table, fault, &before, broke);
         Change {
             before,
-            fork: if broke { fork } else { 0 },
+            fork,
             references,
         }
     }
 
     /// The page before the fault: as rebuilt, checked against the kernel's word, which wins.
-    fn before(&mut self, time: u64, fault: &Fault, old: Descriptor) -> Leaf {
-        let mut before = self
-            .leaf(fault.space, fault.addr)
-            .copied()
-            .unwrap_or_default();
-        let certain = self.certain(fault.space);
-        let spot = Spot {
-            time,
-            space: fault.space,
-            address: Some(fault.addr),
-        };
+    fn before(&mut self, here: &Here, mut before: Leaf, old: Descriptor) -> Leaf {
         let frame = before.descriptor.frame();
         if before.valid() && old.valid() && self.frames.known(frame).is_none() {
             // An eager copy's frame is the one thing that rules do not give.
@@ -405,13 +419,11 @@ impl Machine {
         let named = self.frames.named(before.descriptor);
         let agreed = old.same_translation(named);
         let shown = if agreed { old } else { named };
-        self.checks.compare(
-            Subject::Descriptor,
-            spot,
-            old,
-            certain.then_some(shown),
-            |d| format!("{:#018x} ({d})", d.0),
-        );
+        let trace = here.certain.then_some(shown);
+        self.checks
+            .compare(Subject::Descriptor, here.spot, old, trace, |d| {
+                format!("{:#018x} ({d})", d.0)
+            });
         let counted = before.counted_frame();
         if !agreed {
             let how = if old.valid() {
@@ -437,73 +449,73 @@ impl Machine {
         before
     }
 
-    fn references(&mut self, time: u64, fault: &Fault, before: &Leaf) -> Option<u32> {
+    /// References to the frame before the fault, checked against the kernel's count.
+    fn references(&mut self, here: &Here, kernel: u32, before: &Leaf) -> Option<u32> {
         let frame = before.counted_frame()?;
-        let known = !self.uncertain && self.certain(fault.space);
+        let known = !self.uncertain && here.certain;
         // The page cache holds its frames itself.
         let hold = u32::from(before.descriptor.file());
         let references = known.then(|| self.frames.references(frame) + hold);
-        if fault.refs != 0 {
-            let spot = Spot {
-                time,
-                space: fault.space,
-                address: Some(fault.addr),
-            };
+        if kernel != 0 {
             self.checks
-                .compare(Subject::References, spot, fault.refs, references, |count| {
-                    format!("{count} to frame {frame:#x}")
+                .compare(Subject::References, here.spot, kernel, references, |n| {
+                    format!("{n} to frame {frame:#x}")
                 });
         }
         references
     }
 
-    fn after(&mut self, time: u64, fault: &Fault, before: &Leaf, new: Descriptor) {
-        let page = fault.addr / PAGE_SIZE;
-        let slot = page / LEAVES;
-        let tables = &mut self.tables;
-        let Some(space) = self.spaces.get_mut(&fault.space) else {
-            return;
-        };
-        let table = *space.slots.entry(slot).or_insert_with(|| tables.add());
-        let leaf = Leaf {
+    /// The page after the fault. `table`: where it is, if that is known.
+    fn after(
+        &mut self,
+        here: &Here,
+        table: Option<TableId>,
+        fault: &Fault,
+        before: &Leaf,
+        broke: bool,
+    ) {
+        let new = Descriptor(fault.new);
+        let mut leaf = Leaf {
             descriptor: new,
-            pc: fault.pc,
-            fork: if fault.outcome == Outcome::Spurious {
-                before.fork
-            } else {
-                0
-            },
-            how: match fault.outcome {
-                Outcome::Spurious => before.how,
-                outcome => How::Fault(outcome),
-            },
-            inferred: false,
+            ..*before
         };
+        if broke {
+            leaf.fork = 0;
+        }
         let (released, acquired) = (before.counted_frame(), leaf.counted_frame());
-        tables.get_mut(table).leaves[(page % LEAVES) as usize] = leaf;
+        if !before.valid() || before.descriptor.frame() != new.frame() {
+            (leaf.pc, leaf.how) = (fault.pc, How::Fault(fault.outcome));
+        }
+        let table = table.unwrap_or_else(|| {
+            let slot = fault.addr / PAGE_SIZE / LEAVES;
+            let space = self.spaces.get_mut(&fault.space);
+            let slots = space.map(|space| space.slots.entry(slot));
+            slots.map_or(0, |slot| *slot.or_insert_with(|| self.tables.add()))
+        });
+        self.tables.get_mut(table).leaves[here.index] = leaf;
         if released == acquired {
             return;
         }
         if let Some(frame) = acquired {
             let references = self.frames.acquire(frame);
             if new.anonymous() {
-                let known = !self.uncertain;
-                let spot = Spot {
-                    time,
-                    space: fault.space,
-                    address: Some(fault.addr),
-                };
-                self.checks.compare(
-                    Subject::NewFrame,
-                    spot,
-                    1,
-                    known.then_some(references),
-                    |n| format!("{n} references to the new frame {frame:#x}"),
-                );
+                let trace = (!self.uncertain).then_some(references);
+                self.checks
+                    .compare(Subject::NewFrame, here.spot, 1, trace, |n| {
+                        format!("{n} references to the new frame {frame:#x}")
+                    });
             }
         }
         if let Some(frame) = released {
             self.frames.release(frame);
         }
     }
+}
+
+/// Where a fault is.
+struct Here {
+    spot: Spot,
+    certain: bool,
+    table: Option<TableId>,
+    index: usize,
 }

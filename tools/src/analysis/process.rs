@@ -165,6 +165,8 @@ pub struct Process {
     pub name: String,
     /// The address space it uses.
     pub space: Space,
+    /// File id of its program, if known.
+    pub file: Option<u32>,
     /// The one it has if it was made by vfork and has not executed anything yet: its parent's.
     pub borrowed: bool,
     /// Counter ticks at its beginning; `None` if that is not in the trace.
@@ -190,6 +192,7 @@ impl Process {
             parent: None,
             name: String::new(),
             space,
+            file: None,
             borrowed: false,
             started: None,
             ended: None,

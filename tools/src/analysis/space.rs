@@ -90,8 +90,10 @@ impl Tables {
     /// A copy of a table, with one parent.
     pub fn duplicate(&mut self, id: TableId) -> TableId {
         let copy = self.add();
-        let leaves = *self.tables[id as usize].leaves;
-        *self.tables[copy as usize].leaves = leaves;
+        // Two different tables: `add` gives one that nobody uses.
+        if let Ok([from, to]) = self.tables.get_disjoint_mut([id as usize, copy as usize]) {
+            to.leaves.copy_from_slice(&*from.leaves);
+        }
         copy
     }
 

@@ -93,10 +93,14 @@ pub fn short_name(name: &str) -> String {
     }
 }
 
+/// A PT_LOAD: offset in the file, size there, address, whether it is executable.
+type Segment = (u64, u64, u64, bool);
+
 struct Image {
     loader: Loader,
-    /// `(offset, size, address, executable)` of every PT_LOAD.
-    segments: Vec<(u64, u64, u64, bool)>,
+    segments: Vec<Segment>,
+    /// It can be loaded anywhere (ET_DYN).
+    relocatable: bool,
 }
 
 /// All symbols, loaded as they are needed.
@@ -242,15 +246,18 @@ fn build_id(path: &Path) -> Option<Vec<u8>> {
 impl Image {
     fn load(path: &Path) -> Result<Image, Box<dyn std::error::Error>> {
         let cache = ReadCache::new(File::open(path)?);
+        let (segments, relocatable) = segments(&cache)?;
+        let loader = Loader::new(path)?;
         Ok(Image {
-            segments: segments(&cache)?,
-            loader: Loader::new(path)?,
+            loader,
+            segments,
+            relocatable,
         })
     }
 
     fn address(&self, place: Place) -> Option<u64> {
         match place {
-            Place::Linked(address) => Some(address),
+            Place::Linked(address) => (!self.relocatable).then_some(address),
             Place::Image(delta) => {
                 let lowest = self
                     .segments
@@ -261,7 +268,7 @@ impl Image {
             }
             Place::Offset(offset) => {
                 // Neighbouring segments share the file's pages at their borders: code comes first.
-                let holds = |segment: &&(u64, u64, u64, bool)| {
+                let holds = |segment: &&Segment| {
                     offset
                         .checked_sub(segment.0)
                         .is_some_and(|into| into < segment.1)
@@ -334,20 +341,20 @@ fn plain_name(name: &str) -> String {
     }
 }
 
+/// The PT_LOAD segments, and whether the file can be loaded anywhere.
 fn segments<R: ReadCacheOps>(
     cache: &ReadCache<R>,
-) -> Result<Vec<(u64, u64, u64, bool)>, object::read::Error> {
+) -> Result<(Vec<Segment>, bool), object::read::Error> {
     let header = elf::FileHeader64::<Endianness>::parse(cache)?;
     let endian = header.endian()?;
     let loads = header.program_headers(endian, cache)?.iter();
     let loads = loads.filter(|segment| segment.p_type(endian) == elf::PT_LOAD);
-    Ok(loads
-        .map(|segment| {
-            let executable = segment.p_flags(endian).contains(elf::PF_X);
-            let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
-            (offset, size, segment.p_vaddr(endian), executable)
-        })
-        .collect())
+    let segments = loads.map(|segment| {
+        let executable = segment.p_flags(endian).contains(elf::PF_X);
+        let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
+        (offset, size, segment.p_vaddr(endian), executable)
+    });
+    Ok((segments.collect(), header.e_type(endian) == elf::ET_DYN))
 }
 
 #[cfg(test)]

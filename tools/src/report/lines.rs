@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use wire::event::{Event, Outcome, Record, Space};
+use wire::event::{Event, Fault, Outcome, Record, Space};
 
 use super::place::Place;
 use crate::analysis::machine::{Change, Machine};
@@ -43,7 +43,10 @@ impl Line {
 /// Collects them.
 #[derive(Debug, Default)]
 pub struct Lines {
-    lines: FxHashMap<Key, Line>,
+    lines: Vec<Line>,
+    index: FxHashMap<Key, usize>,
+    /// The last place: a loop over pages faults at one instruction again and again.
+    last: Option<((Space, u64, u64), usize)>,
     others: (Cost, Cost),
 }
 
@@ -51,7 +54,7 @@ impl Lines {
     /// The most expensive ones first, source lines put together; and what was not told apart.
     pub fn finish(self, machine: &Machine, symbols: &mut Symbols) -> (Vec<Line>, Cost) {
         let mut merged: FxHashMap<String, Line> = FxHashMap::default();
-        for mut line in self.lines.into_values() {
+        for mut line in self.lines {
             line.place.resolve(machine, symbols);
             match merged.entry(line.place.text()) {
                 std::collections::hash_map::Entry::Vacant(entry) => {
@@ -72,6 +75,32 @@ impl Lines {
         (lines, others)
     }
 
+    fn line(&mut self, machine: &Machine, fault: &Fault) -> Option<&mut Line> {
+        let caller = (fault.stack.depth > 0).then_some(fault.stack.pcs[0]);
+        let here = (fault.space, fault.pc, caller.unwrap_or(0));
+        if let Some((last, index)) = self.last
+            && last == here
+        {
+            return self.lines.get_mut(index);
+        }
+        let key = Self::key(machine, fault.space, fault.pc, caller);
+        let index = match self.index.get(&key) {
+            Some(index) => *index,
+            None if self.lines.len() >= PLACES_MAX => return None,
+            None => {
+                self.index.insert(key, self.lines.len());
+                self.lines.push(Line {
+                    place: Place::of_fault(machine, fault),
+                    copies: Cost::default(),
+                    reuses: Cost::default(),
+                });
+                self.lines.len() - 1
+            }
+        };
+        self.last = Some((here, index));
+        self.lines.get_mut(index)
+    }
+
     fn key(machine: &Machine, space: Space, pc: u64, caller: Option<u64>) -> Key {
         let Some(space) = machine.spaces.get(&space) else {
             return Key::Address(pc);
@@ -85,27 +114,23 @@ impl Lines {
 
 impl Observer for Lines {
     fn after(&mut self, state: &State, _cpu: u8, record: &Record, _change: &Change) {
-        let Event::Fault(fault) = &record.event else {
-            return;
+        let fault = match &record.event {
+            Event::Fault(fault) => fault,
+            // Another file may be mapped where the last place was.
+            Event::Map(_) | Event::Unmap { .. } => {
+                self.last = None;
+                return;
+            }
+            _ => return,
         };
         let copies = match fault.outcome {
             Outcome::CowCopy | Outcome::TableUnshare => true,
             Outcome::CowReuse | Outcome::TableReuse => false,
             _ => return,
         };
-        let machine = &state.machine;
-        let caller = (fault.stack.depth > 0).then_some(fault.stack.pcs[0]);
-        let key = Self::key(machine, fault.space, fault.pc, caller);
-        let full = self.lines.len() >= PLACES_MAX && !self.lines.contains_key(&key);
-        let (copied, reused) = if full {
-            (&mut self.others.0, &mut self.others.1)
-        } else {
-            let line = self.lines.entry(key).or_insert_with(|| Line {
-                place: Place::of_fault(machine, fault),
-                copies: Cost::default(),
-                reuses: Cost::default(),
-            });
-            (&mut line.copies, &mut line.reuses)
+        let (copied, reused) = match self.line(&state.machine, fault) {
+            Some(line) => (&mut line.copies, &mut line.reuses),
+            None => (&mut self.others.0, &mut self.others.1),
         };
         if copies { copied } else { reused }.add(fault.cost);
     }

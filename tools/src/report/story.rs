@@ -208,7 +208,7 @@ pub struct Story {
     pub switches: u64,
     exec: Option<Exec>,
     vfork: Option<Vfork>,
-    /// The classic or shared fork that shared most, and its caller.
+    /// The fork of most pages, their number, and its caller.
     largest: Option<(ForkId, u32, Place)>,
     largest_fork: Option<Fork>,
 }
@@ -277,11 +277,13 @@ impl Story {
         }
         if let Some(vfork) = &mut self.vfork {
             vfork.place.resolve(machine, symbols);
-            vfork.fork = machine
-                .forks
-                .get(vfork.fork.id)
-                .cloned()
-                .unwrap_or(vfork.fork.clone());
+            let id = vfork.fork.id;
+            vfork.fork = machine.forks.get(id).cloned().unwrap_or(vfork.fork.clone());
+            if vfork.fork.parting.is_none()
+                && let Some(child) = machine.process(vfork.fork.event.child)
+            {
+                vfork.fork.child_faults = child.activity.faults.total().count;
+            }
         }
         let largest = self.largest.take().and_then(|(id, _, mut place)| {
             place.resolve(machine, symbols);
@@ -347,14 +349,13 @@ impl Story {
         };
         let page = fault.addr / PAGE_SIZE * PAGE_SIZE;
         let child_first = fault.space == child;
-        let full = self.open.len() >= OPEN_MAX && !self.open.contains_key(&(other, page));
+        if self.open.len() >= OPEN_MAX && !self.open.contains_key(&(other, page)) {
+            return;
+        }
         let score = self.score(machine, fault, child_first, fork);
         let best = &self.chains[usize::from(!child_first)];
-        if full
-            || best
-                .as_ref()
-                .is_some_and(|best| best.score >= score + COMPLETE + ALIVE)
-        {
+        let most = score + COMPLETE + ALIVE;
+        if best.as_ref().is_some_and(|best| best.score >= most) {
             return;
         }
         let frame = Descriptor(fault.old).frame();
@@ -484,12 +485,15 @@ impl Story {
                     place: place(),
                 });
             }
-        } else if self
+            return;
+        }
+        let pages = event.shared + event.copied;
+        if self
             .largest
             .as_ref()
-            .is_none_or(|(_, shared, _)| event.shared > *shared)
+            .is_none_or(|(_, most, _)| pages > *most)
         {
-            self.largest = Some((fork.id, event.shared, place()));
+            self.largest = Some((fork.id, pages, place()));
             self.largest_fork = Some(fork.clone());
         }
     }

@@ -605,11 +605,15 @@ fn costs(evidence: &Evidence, state: &State) -> Option<Shown> {
         let event = &fork.event;
         line!(
             lines,
-            "The largest fork, at {}, shared {}: {} cycles{}.",
+            "The largest fork, at {}, shared {}{}: {} cycles{}.",
             place.text(),
             plural(event.shared, "page"),
+            match event.copied {
+                0 => String::new(),
+                copied => format!(" and copied {}", count(copied)),
+            },
             count(event.cost),
-            per_page(event.cost, event.shared)
+            per_page(event.cost, event.shared + event.copied)
         );
         for (who, paid) in [
             ("the child", fork.child),

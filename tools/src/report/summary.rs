@@ -43,7 +43,7 @@ pub struct Report {
     pub story: Option<Vec<Step>>,
     /// The evidence of the story.
     pub evidence: Option<Value>,
-    /// Processes, oldest first.
+    /// Processes, by pid.
     pub processes: Vec<ProcessReport>,
     /// Processes that are only summed up, and what they did.
     pub other_processes: Option<(u64, ActivityReport)>,
@@ -286,7 +286,7 @@ pub fn report(
         .iter()
         .chain(machine.processes.values())
         .collect();
-    known.sort_by_key(|process| (process.started.unwrap_or(start), process.pid));
+    known.sort_by_key(|process| (process.pid, process.started));
     let processes = known
         .into_iter()
         .map(|process| process_report(machine, process, symbols, &seconds))

@@ -260,7 +260,10 @@ impl Kernel {
             refs,
             refs_after: after,
             tlbis,
-            stack: Stack::default(),
+            stack: Stack {
+                depth: 3,
+                pcs: [0x40_1100, 0x40_1200, 0x40_1300, 0, 0, 0, 0, 0],
+            },
         }));
         Some(outcome)
     }
