@@ -5,6 +5,7 @@
 //! make      DMB ISHST; STR; DSB ISHST                          nothing -> something
 //! relax     STR; DSB NSHST; TLBI VALE1; DSB NSH                more rights, same frame: this CPU only
 //! replace   STR 0; DSB ISHST; TLBI VALE1IS; DSB ISH; STR; DSB ISHST     another frame
+//! own_table, replace_table     as replace, by ASIDE1IS                 a table
 //! Flush     STR...; DSB ISHST; TLBI VALE1IS... | ASIDE1IS; DSB ISH      fewer rights, or nothing
 //! ```
 //!
@@ -15,6 +16,8 @@
 //!   nothing to do (`Outcome::Spurious`): cheaper than a broadcast on each reuse.
 //! * *replace* is break-before-make: a valid entry must never change its output address in place,
 //!   or two CPUs (or one, speculatively) use both frames at once.
+//! * Entries that lead to tables only ever change by break-before-make, even if only APTable does:
+//!   the manual is not clear about less.
 //! * *Flush*: rights are gone, and frames may be reused, when the last DSB has completed and not
 //!   before. It also waits for accesses that were translated through the old entry.
 //!
@@ -124,6 +127,55 @@ pub(crate) fn annotate<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
         "annotate changes the frame"
     );
     slot.write(mmu, new.bits());
+}
+
+/// Fewer rights in a table that is shared: APTable\[1\] grants none of them to anybody.
+#[inline]
+pub(crate) fn freeze<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
+    debug_assert!(same_frame(slot.read(mmu), new), "freeze changes the frame");
+    debug_assert!(!new.writable());
+    slot.write(mmu, new.bits());
+}
+
+/// The same table, which is not shared any more.
+pub(crate) fn own_table<M: Mmu>(mmu: &M, slot: Slot, asid: u16, table: Frame) {
+    change_table(mmu, slot, asid, table);
+}
+
+/// Another table in place of a shared one.
+pub(crate) fn replace_table<M: Mmu>(
+    mmu: &M,
+    slot: Slot,
+    asid: u16,
+    old: Table,
+    new: Frame,
+) -> (Retired, Flushed) {
+    change_table(mmu, slot, asid, new);
+    (Retired(old.frame()), Flushed(()))
+}
+
+/// By ASID: no walk cache may lead to an old table from now on, whatever the page, since its other
+/// owner may soon write it; and no leaf may stay that is narrower for having been shared, since
+/// each would cost a spurious fault.
+fn change_table<M: Mmu>(mmu: &M, slot: Slot, asid: u16, table: Frame) {
+    slot.write(mmu, 0);
+    mmu.barrier(Barrier::DsbIshst);
+    mmu.tlbi(Tlbi::Aside1Is { asid });
+    mmu.barrier(Barrier::DsbIsh);
+    slot.write(mmu, Table::new(table).bits());
+    mmu.barrier(Barrier::DsbIshst);
+}
+
+/// Puts a table that was broken, and is flushed, back as a shared one. `publish` follows the last.
+pub(crate) fn share_broken<M: Mmu>(mmu: &M, slot: Slot, _: &Flushed) {
+    if let Some(old) = unbroken(slot.read(mmu)) {
+        slot.write(mmu, Table::shared(old.frame()).bits());
+    }
+}
+
+/// Completes `share_broken`: later accesses of this CPU find the tables.
+pub(crate) fn publish<M: Mmu>(mmu: &M) {
+    mmu.barrier(Barrier::DsbIshst);
 }
 
 /// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has faulted.

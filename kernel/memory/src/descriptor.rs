@@ -207,6 +207,19 @@ impl Table {
         Table(table.addr() | VALID | TABLE_OR_PAGE)
     }
 
+    /// The descriptor of a table that several address spaces share: nothing below may be written,
+    /// whatever the leaves say.
+    #[inline]
+    pub const fn shared(table: Frame) -> Table {
+        Table(Table::new(table).0 | TABLE_SHARED | TABLE_READ_ONLY)
+    }
+
+    /// The table may have other parents.
+    #[inline]
+    pub const fn is_shared(self) -> bool {
+        self.0 & TABLE_SHARED != 0
+    }
+
     /// A descriptor as read; `None` if it is not valid.
     #[inline]
     pub const fn from_bits(descriptor: u64) -> Option<Table> {

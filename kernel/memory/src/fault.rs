@@ -15,7 +15,7 @@ use crate::mapping::{Access, Backing, MAP_MIN, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::{AddressSpace, STACK_GUARD};
-use crate::tables::{Reserve, Walk, walk};
+use crate::tables::{Owned, Reserve, Walk, own, walk};
 use crate::{OutOfMemory, USER_END};
 
 /// A fault to handle.
@@ -42,6 +42,11 @@ pub enum Outcome {
     CowZero,
     /// Write by the last owner: made writable in place.
     CowReuse,
+    /// Write below a shared last-level table: the table was copied, and then the leaf's case.
+    TableUnshare,
+    /// Write below a last-level table that nobody else uses any more: the table is writable again,
+    /// and then the leaf's case, if it has one.
+    TableReuse,
     /// Write to a shared mapping: made writable in place.
     SharedWrite,
     /// Read of a file page: the page-cache frame.
@@ -102,6 +107,11 @@ impl Handled {
         }
     }
 
+    /// The access can be retried.
+    pub fn succeeded(&self) -> bool {
+        !matches!(self.outcome, Outcome::Denied | Outcome::OutOfMemory)
+    }
+
     #[cold]
     fn denied(denial: Denial, old: u64) -> Handled {
         Handled {
@@ -147,10 +157,7 @@ impl AddressSpace {
             prot: mapping.prot,
         };
         let walk = walk(&mem.mmu, self.root, va);
-        let old = match walk {
-            Walk::Page(slot) => slot.read(&mem.mmu),
-            Walk::NoTable(_) => 0,
-        };
+        let old = walk.read(&mem.mmu);
         if !mapping.prot.allows(access) {
             return Handled::denied(Denial::Forbidden, old);
         }
@@ -159,6 +166,13 @@ impl AddressSpace {
                 Access::Write => page.write(slot, leaf),
                 Access::Exec => page.exec(slot, leaf),
                 Access::Read => Ok(page.read(slot, leaf)),
+            },
+            (Walk::Shared(_), leaf) => match leaf {
+                // The table forbids nothing but writing.
+                Some(leaf) if access != Access::Write && permits(leaf, access) => {
+                    Ok(page.spurious(leaf))
+                }
+                _ => return self.fault_below_shared(mem, index, va, access),
             },
             _ => match &mapping.backing {
                 Backing::Anonymous => page.fill_anonymous(walk),
@@ -180,6 +194,47 @@ impl AddressSpace {
                 handled
             }
             Err(OutOfMemory) => Handled::new(Outcome::OutOfMemory, old, old, 0, 0),
+        }
+    }
+
+    /// A fault below a shared table: first the table, then the leaf.
+    #[cold]
+    fn fault_below_shared<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        index: usize,
+        va: u64,
+        access: Access,
+    ) -> Handled {
+        let before = walk(&mem.mmu, self.root, va).read(&mem.mmu);
+        let outcome = match own(mem, self.root, self.asid(), va) {
+            Ok(Owned::Reused) => Outcome::TableReuse,
+            Ok(_) => Outcome::TableUnshare,
+            Err(OutOfMemory) => return Handled::new(Outcome::OutOfMemory, before, before, 0, 0),
+        };
+        let leaf = Leaf::from_bits(walk(&mem.mmu, self.root, va).read(&mem.mmu));
+        if let Some(leaf) = leaf
+            && permits(leaf, access)
+        {
+            let refs = self.refs(mem, leaf);
+            return Handled::new(outcome, before, leaf.bits(), refs, refs);
+        }
+        let handled = self.fault_in(mem, index, va, access);
+        match handled.outcome {
+            Outcome::Denied | Outcome::OutOfMemory => handled,
+            _ => Handled {
+                outcome,
+                old: before,
+                ..handled
+            },
+        }
+    }
+
+    fn refs<M: Mmu>(&self, mem: &Memory<M>, leaf: Leaf) -> u32 {
+        if leaf.counted() {
+            mem.frames.refs(leaf.frame())
+        } else {
+            0
         }
     }
 
@@ -295,15 +350,21 @@ impl AddressSpace {
         addr: u64,
         access: Access,
     ) -> Result<Frame, Handled> {
-        let mut leaf = Leaf::from_bits(self.leaf(mem, addr));
-        if !leaf.is_some_and(|leaf| permits(leaf, access)) {
-            let handled = self.fault(mem, Request { addr, access });
-            leaf = Leaf::from_bits(handled.new);
-            if !leaf.is_some_and(|leaf| permits(leaf, access)) {
-                return Err(handled);
-            }
+        let present = match walk(&mem.mmu, self.root, addr) {
+            _ if addr >= USER_END => None,
+            Walk::Shared(_) if access == Access::Write => None,
+            walk => Leaf::from_bits(walk.read(&mem.mmu)),
+        };
+        if let Some(leaf) = present
+            && permits(leaf, access)
+        {
+            return Ok(leaf.frame());
         }
-        Ok(leaf.map_or(mem.zero_page(), Leaf::frame))
+        let handled = self.fault(mem, Request { addr, access });
+        match Leaf::from_bits(handled.new) {
+            Some(leaf) if handled.succeeded() && permits(leaf, access) => Ok(leaf.frame()),
+            _ => Err(handled),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Fork: the child maps the parent's frames, and neither may write them any more.
 
-use crate::change::{Flush, Slot, annotate, prepare};
+use core::convert::Infallible;
+
+use crate::change::{Flush, Flushed, Slot, annotate, freeze, prepare, publish, share_broken};
 use crate::descriptor::{Content, Leaf, Rights, Table};
 use crate::frame::{Frame, Kind};
 use crate::mapping::Prot;
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::AddressSpace;
-use crate::tables::{L3_SPAN, Walk, for_chunks, walk};
+use crate::tables::{Chunk, L3_SPAN, for_chunks, for_entries};
 use crate::{ForkError, OutOfMemory};
 
 /// How an address space is copied.
@@ -16,6 +18,10 @@ use crate::{ForkError, OutOfMemory};
 pub enum ForkMode {
     /// Every descriptor is copied, and private pages are write-protected on both sides.
     Classic,
+    /// Level 3 tables are shared, write-protected by APTable\[1\] of the entries that lead to them:
+    /// one counter per 2 MiB. The first write below copies the table (or takes it back, if the
+    /// others are gone), and then the page. Tables that serve few pages are copied at once.
+    SharedTables,
     /// Private memory is copied at once: for comparison.
     Eager,
 }
@@ -23,7 +29,8 @@ pub enum ForkMode {
 /// What fork did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ForkCounts {
-    /// Private pages now shared between the two (the zero page not counted).
+    /// Private frames that both now map by tables of their own: those of shared tables are not
+    /// looked at.
     pub shared: u32,
     /// Leaf descriptors of the parent that were write-protected.
     pub protected: u32,
@@ -38,8 +45,8 @@ pub struct ForkCounts {
 }
 
 impl AddressSpace {
-    /// Makes a copy of the address space. Every valid leaf is copied, so the child faults only
-    /// where the parent would have.
+    /// Makes a copy of the address space. Every valid leaf is copied or shared, so the
+    /// child faults only where the parent would have.
     ///
     /// Other threads of the parent may run meanwhile, on other CPUs, and write through entries
     /// that their TLBs still hold: until the flush, the frames are the child's as well, so such a
@@ -51,6 +58,7 @@ impl AddressSpace {
     ) -> Result<(AddressSpace, ForkCounts), ForkError> {
         let mut space = AddressSpace::new(mem)?;
         space.stack_limit = self.stack_limit;
+        space.resident = self.resident;
         space.mappings = match self.mappings.try_clone() {
             Ok(mappings) => mappings,
             Err(error) => {
@@ -68,13 +76,16 @@ impl AddressSpace {
             last: None,
         };
         let mut flush = Flush::new(self.asid());
-        let mut result = self.copy_leaves(mem, &mut child, mode, &mut flush);
+        let mut result = self.copy_tables(mem, &mut child, mode, &mut flush);
         // Also on failure: the parent stays write-protected, which is only slower, but its TLB
-        // entries must not say otherwise.
+        // entries must not say otherwise, and its tables must come back.
         if child.counts.protected > 0 {
             flush.widen();
         }
-        let _ = flush.complete(&mem.mmu);
+        let flushed = flush.complete(&mem.mmu);
+        if mode == ForkMode::SharedTables {
+            self.share_broken(mem, &flushed);
+        }
         if mode == ForkMode::Eager && result.is_ok() {
             // After the flush, or a copy could tear: half before another thread's write, half after.
             let mut flush = Flush::new(self.asid());
@@ -91,9 +102,8 @@ impl AddressSpace {
         }
     }
 
-    /// The first half: all leaves, but for those that the eager mode copies together with their
-    /// frames. Those are only write-protected.
-    fn copy_leaves<M: Mmu>(
+    /// All tables: those that are shared by a reference, the others leaf by leaf.
+    fn copy_tables<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
         child: &mut Child,
@@ -103,31 +113,30 @@ impl AddressSpace {
         let mmu = &mem.mmu;
         for mapping in self.mappings.as_slice() {
             for_chunks(mmu, self.root, mapping.start, mapping.end, |chunk| {
-                for (va, slot) in chunk.pages() {
-                    let Some(old) = Leaf::from_bits(slot.read(mmu)) else {
-                        continue;
-                    };
-                    let new = old.forked();
-                    let later = mode == ForkMode::Eager && old.content() == Content::Anon;
-                    if !later {
-                        let table = child.table_for(mem, va)?;
-                        if old.counted() {
-                            mem.share(old.frame())?;
-                            child.counts.shared += u32::from(old.content() != Content::Shared);
-                        }
-                        child.add(mmu, Slot { table, ..slot }, new);
-                    }
-                    if old.writable() && new != old {
-                        flush.set_rights(mmu, slot, va, new);
-                        child.counts.protected += 1;
-                    } else if new != old {
-                        annotate(mmu, slot, new);
-                    }
+                let block = chunk.start & !(L3_SPAN - 1);
+                if mode == ForkMode::SharedTables
+                    && self.mappings.pages_in(block, block + L3_SPAN) >= mem.share_from
+                {
+                    child.share_table(mem, chunk, flush)
+                } else {
+                    child.copy_leaves(mem, chunk, mode, flush)
                 }
-                Ok::<(), ForkError>(())
             })?;
         }
         Ok(())
+    }
+
+    /// The tables that were broken to be shared come back as shared ones.
+    fn share_broken<M: Mmu>(&mut self, mem: &Memory<M>, flushed: &Flushed) {
+        for mapping in self.mappings.as_slice() {
+            let (start, end) = (mapping.start, mapping.end);
+            let Ok(()) =
+                for_entries::<M, Infallible>(&mem.mmu, self.root, start, end, |_, _, slot, _| {
+                    share_broken(&mem.mmu, slot, flushed);
+                    Ok(())
+                });
+        }
+        publish(&mem.mmu);
     }
 
     /// The eager mode's second half: a frame of its own for each of the child's private pages, and
@@ -162,7 +171,7 @@ impl AddressSpace {
                     let copy = Leaf::new(fresh.into_frame(), Content::Anon, rights);
                     child.add(mmu, Slot { table, ..slot }, copy);
                     child.counts.copied += 1;
-                    let alone = mem.frames.refs(leaf.frame()) == 1;
+                    let alone = !chunk.table.is_shared() && mem.frames.refs(leaf.frame()) == 1;
                     if alone && rights == Rights::Write && !leaf.executable() {
                         mem.frames.clear_icache_clean(leaf.frame());
                         flush.set_rights(mmu, slot, va, leaf.with(Rights::Write));
@@ -187,8 +196,69 @@ impl Child {
     #[inline]
     fn add<M: Mmu>(&mut self, mmu: &M, slot: Slot, leaf: Leaf) {
         prepare(mmu, slot, leaf.bits());
-        self.space.resident.add(leaf.content());
         self.counts.leaves += 1;
+    }
+
+    /// One more parent for a table of the parent's. Nothing below may be written until one of
+    /// them takes it, or a copy of it, for its own.
+    fn share_table<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        chunk: Chunk,
+        flush: &mut Flush,
+    ) -> Result<(), ForkError> {
+        let table = chunk.table.frame();
+        if self.last == Some((chunk.start / L3_SPAN, table)) {
+            // Another mapping in the same 2 MiB.
+            return Ok(());
+        }
+        let slot = self.entry_for(mem, chunk.start)?;
+        mem.share(table)?;
+        prepare(&mem.mmu, slot, Table::shared(table).bits());
+        if !chunk.table.is_shared() {
+            flush.break_table(&mem.mmu, chunk.parent, chunk.table);
+        }
+        self.counts.tables_shared += 1;
+        self.last = Some((chunk.start / L3_SPAN, table));
+        Ok(())
+    }
+
+    /// The leaves of a part of a table, but for those that the eager mode copies together with
+    /// their frames: those are only write-protected.
+    fn copy_leaves<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        chunk: Chunk,
+        mode: ForkMode,
+        flush: &mut Flush,
+    ) -> Result<(), ForkError> {
+        let mmu = &mem.mmu;
+        for (va, slot) in chunk.pages() {
+            let Some(old) = Leaf::from_bits(slot.read(mmu)) else {
+                continue;
+            };
+            let new = old.forked();
+            if mode != ForkMode::Eager || old.content() != Content::Anon {
+                let table = self.table_for(mem, va)?;
+                if old.counted() {
+                    mem.share(old.frame())?;
+                    self.counts.shared += u32::from(old.content() == Content::Anon);
+                }
+                self.add(mmu, Slot { table, ..slot }, new);
+            }
+            if new == old {
+                continue;
+            }
+            if chunk.table.is_shared() {
+                freeze(mmu, slot, new);
+            } else if old.writable() {
+                flush.set_rights(mmu, slot, va, new);
+                self.counts.protected += 1;
+            } else {
+                annotate(mmu, slot, new);
+            }
+        }
+        Ok(())
     }
 
     /// The level 3 table for an address.
@@ -202,20 +272,29 @@ impl Child {
 
     #[cold]
     fn another_table<M: Mmu>(&mut self, mem: &Memory<M>, va: u64) -> Result<Frame, OutOfMemory> {
-        let mut walk = walk(&mem.mmu, self.space.root, va);
-        while let Walk::NoTable(slot) = walk {
-            let table = mem.take_table().ok_or(OutOfMemory)?.into_frame();
-            self.counts.tables += 1;
-            prepare(&mem.mmu, slot, Table::new(table).bits());
-            walk = match slot.level {
-                1 => Walk::NoTable(Slot::new(table, 2, va)),
-                _ => Walk::Page(Slot::new(table, 3, va)),
-            };
-        }
-        let Walk::Page(slot) = walk else {
-            unreachable!("the loop ends at a page")
+        let slot = self.entry_for(mem, va)?;
+        let table = match Table::from_bits(slot.read(&mem.mmu)) {
+            Some(table) => table.frame(),
+            None => self.new_table(mem, slot)?,
         };
-        self.last = Some((va / L3_SPAN, slot.table));
-        Ok(slot.table)
+        self.last = Some((va / L3_SPAN, table));
+        Ok(table)
+    }
+
+    /// The level 2 entry for an address.
+    fn entry_for<M: Mmu>(&mut self, mem: &Memory<M>, va: u64) -> Result<Slot, OutOfMemory> {
+        let slot = Slot::new(self.space.root, 1, va);
+        let table = match Table::from_bits(slot.read(&mem.mmu)) {
+            Some(table) => table.frame(),
+            None => self.new_table(mem, slot)?,
+        };
+        Ok(Slot::new(table, 2, va))
+    }
+
+    fn new_table<M: Mmu>(&mut self, mem: &Memory<M>, slot: Slot) -> Result<Frame, OutOfMemory> {
+        let table = mem.take_table().ok_or(OutOfMemory)?.into_frame();
+        self.counts.tables += 1;
+        prepare(&mem.mmu, slot, Table::new(table).bits());
+        Ok(table)
     }
 }

@@ -287,6 +287,22 @@ impl Frames {
         self.drop_reference(frame)
     }
 
+    /// One parent less of a table whose entry is gone from every walk cache. True if it was the
+    /// last one: the table belongs to the caller, who releases its leaves and then frees it.
+    #[inline]
+    pub(crate) fn drop_parent(&self, table: Frame, _: &Flushed) -> bool {
+        let before = self.meta(table).refs.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(before, 0, "a table is dropped twice");
+        before == 1
+    }
+
+    /// Frees a table that has no parent and no leaves any more.
+    #[inline]
+    pub(crate) fn free_table(&self, table: Frame) {
+        debug_assert_eq!(self.kind(table), Kind::Table);
+        self.release(table);
+    }
+
     #[inline]
     fn drop_reference(&self, frame: Frame) -> bool {
         // AcqRel: what the others did with the frame happens before its next use.

@@ -10,7 +10,8 @@
 //! * `fault`: the fault handler, a case per [`Outcome`];
 //! * `fork`: both sides of copy-on-write;
 //! * `change`: the only code that writes live descriptors, with the barrier recipes;
-//! * `space`: mapping, unmapping, protecting, tearing down.
+//! * `space` and `teardown`: mapping and protecting; unmapping, and the end;
+//! * `tables`: walks, and the tables that address spaces share after a fork.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ mod memory;
 mod mmu;
 mod space;
 mod tables;
+mod teardown;
 
 pub use asid::AsidPool;
 pub use cache::{PageCache, Source};
@@ -37,7 +39,8 @@ pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMI
 pub use mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 pub use memory::Memory;
 pub use mmu::{Barrier, Mmu, Tlbi};
-pub use space::{AddressSpace, Dropped, Ended, Resident, Tightened};
+pub use space::{AddressSpace, Resident, Tightened};
+pub use teardown::{Dropped, Ended};
 
 use core::fmt;
 

@@ -287,6 +287,21 @@ impl Mappings {
         self.list.drain(from..to).for_each(removed);
     }
 
+    /// True if anything is mapped in a range, which may be empty.
+    pub fn any_in(&self, start: u64, end: u64) -> bool {
+        let next = self.list.get(self.after(start));
+        next.is_some_and(|mapping| mapping.start.max(start) < end)
+    }
+
+    /// Pages that are mapped in a range.
+    pub fn pages_in(&self, start: u64, end: u64) -> u64 {
+        let mappings = self.list[self.after(start)..].iter();
+        let inside = mappings.take_while(|mapping| mapping.start < end);
+        inside
+            .map(|mapping| (mapping.end.min(end) - mapping.start.max(start)) / PAGE_SIZE)
+            .sum()
+    }
+
     /// Removes all.
     pub fn clear(&mut self, removed: impl FnMut(Mapping)) {
         self.list.drain(..).for_each(removed);

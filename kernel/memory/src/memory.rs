@@ -8,6 +8,9 @@ use crate::frame::{Frame, Frames, Fresh, Kind};
 use crate::mmu::Mmu;
 use crate::{OutOfMemory, Saturated};
 
+/// The default of [`Memory::share_from`], pages.
+const SHARE_FROM: u64 = 64;
+
 /// Frames, ASIDs and the MMU: one per machine, shared by reference. All that changes is behind
 /// atomics and short spin locks (frame allocator, ASID pool, page caches), taken in no order
 /// because none is held while another is taken, but for a page cache's, which may take the frame
@@ -19,6 +22,9 @@ pub struct Memory<M: Mmu> {
     pub frames: Frames,
     /// The ASIDs.
     pub asids: AsidPool,
+    /// Fork shares a level 3 table if at least so many pages of its 2 MiB are mapped: copying a
+    /// few leaves costs less than copying their table at the first write.
+    pub share_from: u64,
     zero: Frame,
     serial: AtomicU32,
 }
@@ -34,6 +40,7 @@ impl<M: Mmu> Memory<M> {
             mmu,
             frames,
             asids,
+            share_from: SHARE_FROM,
             zero,
             serial: AtomicU32::new(1),
         })
@@ -110,5 +117,11 @@ impl<M: Mmu> Memory<M> {
             self.mmu.frame_event(frame, true);
         }
         freed
+    }
+
+    /// Frees a table without parents and leaves.
+    pub(crate) fn free_table(&self, table: Frame) {
+        self.frames.free_table(table);
+        self.mmu.frame_event(table, true);
     }
 }

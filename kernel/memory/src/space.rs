@@ -1,17 +1,19 @@
 //! An address space: its mappings, its translation tables, its ASID.
 
+use alloc::sync::Arc;
 use core::convert::Infallible;
 
 use crate::asid::Asid;
 use crate::cache::PageCache;
-use crate::change::{Flush, Flushed, Slot, take_broken, take_dead};
-use crate::descriptor::{Content, Leaf, Rights, Table};
+use crate::change::Flush;
+use crate::descriptor::{Content, Leaf, Rights};
 use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::tables::{L2_SPAN, L3_SPAN, Walk, block_end, for_chunks, walk};
-use crate::{MapError, SpaceError, USER_END};
+use crate::tables::{L3_SPAN, block_end, for_chunks, own, walk};
+use crate::teardown::{Dropped, release_backing};
+use crate::{MapError, OutOfMemory, SpaceError, USER_END};
 
 /// How far a stack may grow, unless [`AddressSpace::set_stack_limit`] says otherwise: Linux's default.
 const STACK_LIMIT: u64 = 8 << 20;
@@ -51,37 +53,9 @@ impl Resident {
     }
 }
 
-/// What unmapping gave back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// References dropped; the zero page is not counted.
-    pub dropped: u32,
-    /// Frames freed because this was the last reference.
-    pub freed: u32,
-}
-
-impl Dropped {
-    #[inline]
-    fn count(&mut self, leaf: Leaf, freed: bool) {
-        self.dropped += u32::from(leaf.counted());
-        self.freed += u32::from(freed);
-    }
-}
-
 /// Leaves that lost rights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tightened(pub u32);
-
-/// What the end of an address space gave back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// References dropped; the zero page is not counted.
-    pub dropped: u32,
-    /// Frames freed because this was the last reference.
-    pub freed: u32,
-    /// Translation tables freed, root included.
-    pub tables: u32,
-}
 
 /// An address space. Changing it takes `&mut`: the kernel keeps each behind a lock, held for the
 /// whole of a fault or a fork. It must end in [`destroy`](Self::destroy).
@@ -153,12 +127,13 @@ impl AddressSpace {
         self.stack_limit = bytes;
     }
 
-    /// The leaf descriptor of an address, 0 if there is none.
+    /// The leaf descriptor of an address, 0 if there is none. Its table may forbid more: see
+    /// [`ForkMode::SharedTables`](crate::ForkMode).
     pub fn leaf<M: Mmu>(&self, mem: &Memory<M>, addr: u64) -> u64 {
-        match walk(&mem.mmu, self.root, addr) {
-            _ if addr >= USER_END => 0,
-            Walk::Page(slot) => slot.read(&mem.mmu),
-            Walk::NoTable(_) => 0,
+        if addr < USER_END {
+            walk(&mem.mmu, self.root, addr).read(&mem.mmu)
+        } else {
+            0
         }
     }
 
@@ -170,11 +145,30 @@ impl AddressSpace {
     }
 
     /// Makes a mapping, in place of whatever is mapped in its range (MAP_FIXED). Pages come with faults.
-    pub fn map<M: Mmu>(
+    pub fn map<M: Mmu>(&mut self, mem: &Memory<M>, mapping: Mapping) -> Result<Dropped, MapError> {
+        match self.prepare_map(mem, &mapping) {
+            Ok(anonymous) => {
+                let dropped = self.remove(mem, mapping.start, mapping.end);
+                let backing = match anonymous {
+                    Some(cache) => Backing::File { cache, offset: 0 },
+                    None => mapping.backing,
+                };
+                self.mappings.insert(Mapping { backing, ..mapping });
+                Ok(dropped)
+            }
+            Err(error) => {
+                release_backing(mem, mapping);
+                Err(error)
+            }
+        }
+    }
+
+    /// All of `map` that can fail; what backs the mapping, if it is shared and anonymous.
+    fn prepare_map<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
-        mut mapping: Mapping,
-    ) -> Result<Dropped, MapError> {
+        mapping: &Mapping,
+    ) -> Result<Option<Arc<PageCache>>, MapError> {
         check(mapping.start, mapping.end)?;
         if mapping.start < MAP_MIN {
             return Err(MapError::Invalid);
@@ -185,13 +179,11 @@ impl AddressSpace {
             return Err(MapError::Invalid);
         }
         self.mappings.reserve(3)?;
+        self.own_edges(mem, mapping.start, mapping.end)?;
         if mapping.shared && matches!(mapping.backing, Backing::Anonymous) {
-            let cache = PageCache::zeroed(0, mapping.len()).try_arc()?;
-            mapping.backing = Backing::File { cache, offset: 0 };
+            return Ok(Some(PageCache::zeroed(0, mapping.len()).try_arc()?));
         }
-        let dropped = self.remove(mem, mapping.start, mapping.end);
-        self.mappings.insert(mapping);
-        Ok(dropped)
+        Ok(None)
     }
 
     /// Removes what is mapped in a range, which may have holes.
@@ -203,166 +195,8 @@ impl AddressSpace {
     ) -> Result<Dropped, MapError> {
         check(start, end)?;
         self.mappings.reserve(2)?;
+        self.own_edges(mem, start, end)?;
         Ok(self.remove(mem, start, end))
-    }
-
-    fn remove<M: Mmu>(&mut self, mem: &Memory<M>, start: u64, end: u64) -> Dropped {
-        let mut any = false;
-        self.mappings.remove(start, end, |mapping| {
-            any = true;
-            release_backing(mem, mapping);
-        });
-        if !any {
-            return Dropped::default();
-        }
-        // Tables go with the last mapping they serve, so that each table always serves one.
-        let (low, high) = self.mappings.hole(start);
-        let mut flush = Flush::new(self.asid());
-        self.break_range(mem, start, end, low, high, &mut flush);
-        let flushed = flush.complete(&mem.mmu);
-        self.release_range(mem, start, end, &flushed)
-    }
-
-    /// First pass: nothing of the range can be reached any more, once flushed. `low..high` is the hole around it.
-    fn break_range<M: Mmu>(
-        &self,
-        mem: &Memory<M>,
-        start: u64,
-        end: u64,
-        low: u64,
-        high: u64,
-        flush: &mut Flush,
-    ) {
-        let mmu = &mem.mmu;
-        let unused = |va: u64, span: u64| low <= va & !(span - 1) && block_end(va, span) <= high;
-        let mut va = start;
-        while va < end {
-            let l2_end = block_end(va, L2_SPAN).min(end);
-            let slot = Slot::new(self.root, 1, va);
-            let Some(l2) = Table::from_bits(slot.read(mmu)) else {
-                va = l2_end;
-                continue;
-            };
-            if unused(va, L2_SPAN) {
-                flush.break_table(mmu, slot, l2);
-                va = l2_end;
-                continue;
-            }
-            while va < l2_end {
-                let l3_end = block_end(va, L3_SPAN).min(l2_end);
-                let slot = Slot::new(l2.frame(), 2, va);
-                match Table::from_bits(slot.read(mmu)) {
-                    None => {}
-                    Some(l3) if unused(va, L3_SPAN) => flush.break_table(mmu, slot, l3),
-                    Some(l3) => {
-                        while va < l3_end {
-                            let slot = Slot::new(l3.frame(), 3, va);
-                            if let Some(leaf) = Leaf::from_bits(slot.read(mmu)) {
-                                flush.break_leaf(mmu, slot, va, leaf);
-                            }
-                            va += PAGE_SIZE;
-                        }
-                    }
-                }
-                va = l3_end;
-            }
-        }
-    }
-
-    /// Second pass: what the first one broke is released.
-    fn release_range<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        start: u64,
-        end: u64,
-        flushed: &Flushed,
-    ) -> Dropped {
-        let mmu = &mem.mmu;
-        let mut dropped = Dropped::default();
-        let mut va = start;
-        while va < end {
-            let l2_end = block_end(va, L2_SPAN).min(end);
-            let slot = Slot::new(self.root, 1, va);
-            let entry = slot.read(mmu);
-            if let Some(l2) = Table::from_bits(entry) {
-                while va < l2_end {
-                    let l3_end = block_end(va, L3_SPAN).min(l2_end);
-                    let slot = Slot::new(l2.frame(), 2, va);
-                    match Table::from_bits(slot.read(mmu)) {
-                        Some(l3) => {
-                            self.release_broken(mem, l3.frame(), va, l3_end, flushed, &mut dropped)
-                        }
-                        None => {
-                            if let Some((retired, _)) = take_broken(mmu, slot) {
-                                self.release_dead(
-                                    mem,
-                                    retired.frame(),
-                                    va,
-                                    l3_end,
-                                    flushed,
-                                    &mut dropped,
-                                );
-                                mem.release(retired, flushed);
-                            }
-                        }
-                    }
-                    va = l3_end;
-                }
-            } else if let Some((l2, _)) = take_broken(mmu, slot) {
-                while va < l2_end {
-                    let l3_end = block_end(va, L3_SPAN).min(l2_end);
-                    if let Some(l3) = Table::from_bits(Slot::new(l2.frame(), 2, va).read(mmu)) {
-                        self.release_dead(mem, l3.frame(), va, l3_end, flushed, &mut dropped);
-                        mem.release(take_dead(l3.frame(), flushed), flushed);
-                    }
-                    va = l3_end;
-                }
-                mem.release(l2, flushed);
-            }
-            va = l2_end;
-        }
-        dropped
-    }
-
-    /// Releases the broken leaves of a live table.
-    fn release_broken<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        l3: Frame,
-        start: u64,
-        end: u64,
-        flushed: &Flushed,
-        dropped: &mut Dropped,
-    ) {
-        let mut va = start;
-        while va < end {
-            if let Some((retired, leaf)) = take_broken(&mem.mmu, Slot::new(l3, 3, va)) {
-                self.resident.remove(leaf.content());
-                dropped.count(leaf, mem.release(retired, flushed));
-            }
-            va += PAGE_SIZE;
-        }
-    }
-
-    /// Releases the leaves of a table that is itself broken.
-    #[inline]
-    fn release_dead<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        l3: Frame,
-        start: u64,
-        end: u64,
-        flushed: &Flushed,
-        dropped: &mut Dropped,
-    ) {
-        let mut va = start;
-        while va < end {
-            if let Some(leaf) = Leaf::from_bits(Slot::new(l3, 3, va).read(&mem.mmu)) {
-                self.resident.remove(leaf.content());
-                dropped.count(leaf, mem.release(take_dead(leaf.frame(), flushed), flushed));
-            }
-            va += PAGE_SIZE;
-        }
     }
 
     /// Sets the permissions of a range that is mapped throughout. Leaves only ever lose rights
@@ -381,50 +215,42 @@ impl AddressSpace {
         }
         self.mappings.reserve(2)?;
         let mmu = &mem.mmu;
+        let first = self.mappings.after(start);
+        // Where leaves may have to change, and not only the mapping.
+        let affected = || {
+            let mappings = self.mappings.as_slice()[first..].iter();
+            mappings
+                .take_while(|mapping| mapping.start < end)
+                .filter(|mapping| {
+                    let revocable = Prot::WRITE.union(Prot::EXEC).bits();
+                    mapping.prot.bits() & !prot.bits() & revocable != 0
+                        || prot == Prot::NONE
+                        || mapping.prot == Prot::NONE
+                })
+                .map(|mapping| (mapping.start.max(start), mapping.end.min(end)))
+        };
+        // All that can fail, before anything is changed. (A program does not see whether it shares
+        // a table.)
+        for (from, to) in affected() {
+            for_chunks(mmu, self.root, from, to, |chunk| {
+                if chunk.table.is_shared() {
+                    own(mem, self.root, self.asid(), chunk.start)?;
+                }
+                Ok::<(), OutOfMemory>(())
+            })?;
+        }
         let mut flush = Flush::new(self.asid());
         let mut tightened = 0;
-        let first = self.mappings.after(start);
-        for mapping in self.mappings.as_slice()[first..]
-            .iter()
-            .take_while(|mapping| mapping.start < end)
-        {
-            let lost =
-                mapping.prot.bits() & !prot.bits() & (Prot::WRITE.bits() | Prot::EXEC.bits()) != 0;
-            if !lost && prot != Prot::NONE && mapping.prot != Prot::NONE {
-                continue;
-            }
-            let (from, to) = (mapping.start.max(start), mapping.end.min(end));
+        for (from, to) in affected() {
             let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, from, to, |chunk| {
                 for (va, slot) in chunk.pages() {
                     let Some(leaf) = Leaf::from_bits(slot.read(mmu)) else {
                         continue;
                     };
-                    let cow = leaf.cow();
-                    if prot == Prot::NONE {
-                        if leaf.accessible() {
-                            flush.set_rights(mmu, slot, va, leaf.with(Rights::None));
-                            tightened += 1;
-                        }
-                    } else if !leaf.accessible() {
-                        // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault
-                        // would have no better name for it.
-                        let cow = leaf.content() != Content::Shared;
-                        flush.set_rights(
-                            mmu,
-                            slot,
-                            va,
-                            leaf.with(Rights::Read { exec: false, cow }),
-                        );
-                    } else if (leaf.writable() && !prot.contains(Prot::WRITE))
-                        || (leaf.executable() && !prot.contains(Prot::EXEC))
-                    {
-                        flush.set_rights(
-                            mmu,
-                            slot,
-                            va,
-                            leaf.with(Rights::Read { exec: false, cow }),
-                        );
-                        tightened += 1;
+                    let new = narrowed(leaf, prot);
+                    if new != leaf {
+                        flush.set_rights(mmu, slot, va, new);
+                        tightened += u32::from(leaf.accessible());
                     }
                 }
                 Ok(())
@@ -435,72 +261,41 @@ impl AddressSpace {
         Ok(Tightened(tightened))
     }
 
-    /// Ends the address space. No CPU may have it in TTBR0 any more. Cannot fail, allocates nothing.
-    pub fn destroy<M: Mmu>(mut self, mem: &Memory<M>) -> Ended {
-        let mmu = &mem.mmu;
-        let flushed = Flush::everything(self.asid()).complete(mmu);
-        let mut ended = Ended::default();
-        let mut dropped = Dropped::default();
-        let mut mappings = core::mem::take(&mut self.mappings);
-        // Each table serves at least one mapping, so walking the mappings finds all of them, in
-        // order; those that serve several come several times in a row.
-        let mut done = |table: Frame| {
-            ended.tables += 1;
-            mem.release(take_dead(table, &flushed), &flushed);
-        };
-        let mut last = self.root;
-        for mapping in mappings.as_slice() {
-            let (start, end) = (mapping.start, mapping.end);
-            let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, start, end, |chunk| {
-                if chunk.l3 != last && last != self.root {
-                    done(last);
-                }
-                last = chunk.l3;
-                self.release_dead(
-                    mem,
-                    chunk.l3,
-                    chunk.start,
-                    chunk.end,
-                    &flushed,
-                    &mut dropped,
-                );
-                Ok(())
-            });
+    /// Makes the level 3 tables at the edges of a range that is about to go this address space's
+    /// own, where they also serve pages that stay. What lies between goes with its table.
+    fn own_edges<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        start: u64,
+        end: u64,
+    ) -> Result<(), OutOfMemory> {
+        let (first, last) = (start & !(L3_SPAN - 1), block_end(end - 1, L3_SPAN));
+        if self.mappings.any_in(first, start) {
+            own(mem, self.root, self.asid(), start)?;
         }
-        if last != self.root {
-            done(last);
+        if self.mappings.any_in(end, last) {
+            own(mem, self.root, self.asid(), end - 1)?;
         }
-        let mut next = 0;
-        for mapping in mappings.as_slice() {
-            let mut va = mapping.start.max(next);
-            while va < mapping.end {
-                if let Some(l2) = Table::from_bits(Slot::new(self.root, 1, va).read(mmu)) {
-                    done(l2.frame());
-                }
-                va = block_end(va, L2_SPAN);
-                next = va;
-            }
-        }
-        done(self.root);
-        debug_assert_eq!(
-            self.resident,
-            Resident::default(),
-            "leaves outside of mappings"
-        );
-        mappings.clear(|mapping| release_backing(mem, mapping));
-        mem.asids.release(self.asid, &flushed);
-        Ended {
-            dropped: dropped.dropped,
-            freed: dropped.freed,
-            ..ended
-        }
+        Ok(())
     }
 }
 
-/// Lets go of a mapping's page cache. Its frames are counted: those still mapped stay.
-fn release_backing<M: Mmu>(mem: &Memory<M>, mapping: Mapping) {
-    if let Backing::File { cache, .. } = mapping.backing {
-        PageCache::release(cache, mem);
+/// The rights that are left of a leaf under other permissions.
+fn narrowed(leaf: Leaf, prot: Prot) -> Leaf {
+    let cow = leaf.cow();
+    if prot == Prot::NONE {
+        leaf.with(Rights::None)
+    } else if !leaf.accessible() {
+        // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault would have no
+        // better name for it.
+        let cow = leaf.content() != Content::Shared;
+        leaf.with(Rights::Read { exec: false, cow })
+    } else if (leaf.writable() && !prot.contains(Prot::WRITE))
+        || (leaf.executable() && !prot.contains(Prot::EXEC))
+    {
+        leaf.with(Rights::Read { exec: false, cow })
+    } else {
+        leaf
     }
 }
 

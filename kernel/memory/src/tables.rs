@@ -1,7 +1,8 @@
 //! Walking and extending translation tables.
 
-use crate::change::{Slot, link, prepare};
-use crate::descriptor::Table;
+use crate::OutOfMemory;
+use crate::change::{Flushed, Slot, freeze, link, own_table, prepare, replace_table, take_dead};
+use crate::descriptor::{Leaf, Table};
 use crate::frame::{Frame, Fresh, PAGE_SIZE};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
@@ -21,10 +22,27 @@ pub(crate) const fn block_end(va: u64, span: u64) -> u64 {
 /// Where a walk ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Walk {
-    /// At a level 3 entry, valid or not.
+    /// At a level 3 entry, valid or not, of a table that belongs to this address space alone.
     Page(Slot),
+    /// At a level 3 entry of a shared table: nothing in it may be changed before `own`.
+    Shared(SharedSlot),
     /// At an empty entry of level 1 or 2.
     NoTable(Slot),
+}
+
+/// An entry that can only be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedSlot(Slot);
+
+impl Walk {
+    /// The level 3 descriptor, 0 if there is no table.
+    #[inline]
+    pub fn read<M: Mmu>(self, mmu: &M) -> u64 {
+        match self {
+            Walk::Page(slot) | Walk::Shared(SharedSlot(slot)) => slot.read(mmu),
+            Walk::NoTable(_) => 0,
+        }
+    }
 }
 
 #[inline]
@@ -37,7 +55,121 @@ pub(crate) fn walk<M: Mmu>(mmu: &M, root: Frame, va: u64) -> Walk {
     let Some(l3) = Table::from_bits(slot.read(mmu)) else {
         return Walk::NoTable(slot);
     };
-    Walk::Page(Slot::new(l3.frame(), 3, va))
+    let slot = Slot::new(l3.frame(), 3, va);
+    if l3.is_shared() {
+        Walk::Shared(SharedSlot(slot))
+    } else {
+        Walk::Page(slot)
+    }
+}
+
+/// What [`own`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owned {
+    /// Nothing: the table was not shared, or there is none.
+    Already,
+    /// The other owners had gone: the table is writable again, with all the rights that its leaves
+    /// kept.
+    Reused,
+    /// Others use it too: this address space has a copy now.
+    Copied,
+}
+
+/// Makes the level 3 table of an address belong to this address space alone. On an error nothing
+/// has changed. What the program may do is the same before and after.
+///
+/// Address spaces that share a table may do this at the same time, without a lock: a shared table
+/// is frozen but for leaves that lose the right to write, which they can do twice. Who finds one
+/// reference is the only one that can find the table at all.
+#[cold]
+pub(crate) fn own<M: Mmu>(
+    mem: &Memory<M>,
+    root: Frame,
+    asid: u16,
+    va: u64,
+) -> Result<Owned, OutOfMemory> {
+    let mmu = &mem.mmu;
+    let Some(l2) = Table::from_bits(Slot::new(root, 1, va).read(mmu)) else {
+        return Ok(Owned::Already);
+    };
+    let slot = Slot::new(l2.frame(), 2, va);
+    let old = match Table::from_bits(slot.read(mmu)) {
+        Some(old) if old.is_shared() => old,
+        _ => return Ok(Owned::Already),
+    };
+    if mem.frames.refs(old.frame()) == 1 {
+        own_table(mmu, slot, asid, old.frame());
+        return Ok(Owned::Reused);
+    }
+    let copy = mem.take_table().ok_or(OutOfMemory)?;
+    for index in 0..512 {
+        let from = Slot {
+            table: old.frame(),
+            index,
+            level: 3,
+        };
+        let Some(leaf) = Leaf::from_bits(from.read(mmu)) else {
+            continue;
+        };
+        if leaf.counted() && mem.share(leaf.frame()).is_err() {
+            undo_copy(mem, copy, index);
+            return Err(OutOfMemory);
+        }
+        // In both: the last owner takes the old table back with the rights that it has.
+        let new = leaf.forked();
+        if new != leaf {
+            freeze(mmu, from, new);
+        }
+        prepare(
+            mmu,
+            Slot {
+                table: copy.frame(),
+                ..from
+            },
+            new.bits(),
+        );
+    }
+    let (retired, flushed) = replace_table(mmu, slot, asid, old, copy.into_frame());
+    if mem
+        .frames
+        .drop_parent(retired.into_frame(&flushed), &flushed)
+    {
+        // The others left meanwhile.
+        release_leaves(mem, old.frame(), &flushed);
+        mem.free_table(old.frame());
+    }
+    Ok(Owned::Copied)
+}
+
+/// Gives back a copy that was never reachable, and the references of its first leaves.
+fn undo_copy<M: Mmu>(mem: &Memory<M>, copy: Fresh, leaves: usize) {
+    for index in 0..leaves {
+        let slot = Slot {
+            table: copy.frame(),
+            index,
+            level: 3,
+        };
+        if let Some(leaf) = Leaf::from_bits(slot.read(&mem.mmu)).filter(|leaf| leaf.counted()) {
+            mem.drop_hold(leaf.frame());
+        }
+    }
+    mem.give_back(copy);
+}
+
+/// Releases all leaves of a table that nothing leads to any more.
+fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) {
+    for index in 0..512 {
+        if let Some(leaf) = Leaf::from_bits(
+            Slot {
+                table,
+                index,
+                level: 3,
+            }
+            .read(&mem.mmu),
+        ) {
+            mem.release(take_dead(leaf.frame(), flushed), flushed);
+        }
+    }
 }
 
 /// The tables that a page lacks, allocated but not linked: nothing to undo if what follows fails.
@@ -57,6 +189,7 @@ impl Reserve {
                 l2: None,
                 l3: None,
             }),
+            Walk::Shared(_) => unreachable!("a shared table is owned before it is filled"),
             Walk::NoTable(slot) => Reserve::tables(mem, slot),
         }
     }
@@ -114,24 +247,25 @@ impl Reserve {
 pub(crate) struct Chunk {
     pub start: u64,
     pub end: u64,
-    pub l3: Frame,
+    /// The entry that leads to the table.
+    pub parent: Slot,
+    pub table: Table,
 }
 
 impl Chunk {
     /// The pages and their entries.
     #[inline]
     pub fn pages(self) -> impl Iterator<Item = (u64, Slot)> {
-        let first = Slot::new(self.l3, 3, self.start).index;
+        let table = self.table.frame();
+        let first = Slot::new(table, 3, self.start).index;
         let count = ((self.end - self.start) / PAGE_SIZE) as usize;
         (0..count).map(move |i| {
-            (
-                self.start + i as u64 * PAGE_SIZE,
-                Slot {
-                    table: self.l3,
-                    index: first + i,
-                    level: 3,
-                },
-            )
+            let slot = Slot {
+                table,
+                index: first + i,
+                level: 3,
+            };
+            (self.start + i as u64 * PAGE_SIZE, slot)
         })
     }
 }
@@ -145,6 +279,32 @@ pub(crate) fn for_chunks<M: Mmu, E>(
     end: u64,
     mut f: impl FnMut(Chunk) -> Result<(), E>,
 ) -> Result<(), E> {
+    for_entries(
+        mmu,
+        root,
+        start,
+        end,
+        |start, end, parent, entry| match Table::from_bits(entry) {
+            Some(table) => f(Chunk {
+                start,
+                end,
+                parent,
+                table,
+            }),
+            None => Ok(()),
+        },
+    )
+}
+
+/// Calls `f` for each level 2 entry of a range, with its part of the range, until an error.
+#[inline]
+pub(crate) fn for_entries<M: Mmu, E>(
+    mmu: &M,
+    root: Frame,
+    start: u64,
+    end: u64,
+    mut f: impl FnMut(u64, u64, Slot, u64) -> Result<(), E>,
+) -> Result<(), E> {
     let mut va = start;
     while va < end {
         let Some(l2) = Table::from_bits(Slot::new(root, 1, va).read(mmu)) else {
@@ -154,13 +314,8 @@ pub(crate) fn for_chunks<M: Mmu, E>(
         let l2_end = block_end(va, L2_SPAN).min(end);
         while va < l2_end {
             let l3_end = block_end(va, L3_SPAN).min(l2_end);
-            if let Some(l3) = Table::from_bits(Slot::new(l2.frame(), 2, va).read(mmu)) {
-                f(Chunk {
-                    start: va,
-                    end: l3_end,
-                    l3: l3.frame(),
-                })?;
-            }
+            let slot = Slot::new(l2.frame(), 2, va);
+            f(va, l3_end, slot, slot.read(mmu))?;
             va = l3_end;
         }
     }

@@ -149,6 +149,14 @@ impl Machine {
             value,
         } in landing
         {
+            // Behind this CPU's earlier stores to the same place.
+            let stores = &self.cpus[cpu].stores;
+            if let Some(index) = stores
+                .iter()
+                .rposition(|store| store.what.frame() == leaf.frame)
+            {
+                self.drain_until(cpu, index);
+            }
             match self.index(leaf.frame) {
                 Some(index) if self.info[index].allocated => {
                     self.ram[index][offset] = value;

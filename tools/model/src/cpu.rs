@@ -13,7 +13,6 @@ pub(crate) mod bits {
     pub const PXN: u64 = 1 << 53;
     pub const UXN: u64 = 1 << 54;
     pub const SOFTWARE: u64 = 0xf << 55;
-    pub const AP_TABLE: u64 = 0b11 << 61;
     pub const AP_TABLE_READ_ONLY: u64 = 1 << 62;
     pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 }

@@ -89,8 +89,12 @@ impl Machine {
         }
     }
 
-    /// The CPU that executes what follows.
+    /// The CPU that executes what follows. The kernel's lock goes with it: what was stored under
+    /// the lock is visible to the next owner.
     pub fn set_cpu(&mut self, cpu: usize) {
+        if cpu != self.current {
+            self.drain(self.current);
+        }
         self.current = cpu;
     }
 
@@ -121,11 +125,18 @@ impl Machine {
         self.info.iter().filter(|info| info.allocated).count()
     }
 
-    /// A table as it is in memory.
-    pub fn table_in_memory(&self, frame: u64) -> Vec<u64> {
+    /// A table as the owner of the kernel's lock sees it.
+    pub fn table(&self, frame: u64) -> Vec<u64> {
         (0..512)
-            .map(|index| self.word_in_memory(frame * PAGE as u64 + index * 8))
+            .map(|index| self.word(frame * PAGE as u64 + index * 8))
             .collect()
+    }
+
+    /// What the current CPU reads: its own stores, else memory.
+    pub(crate) fn word(&self, at: u64) -> u64 {
+        let stores = &self.cpus[self.current].stores;
+        let own = stores.iter().rev().find_map(|store| store.what.word(at));
+        own.unwrap_or_else(|| self.word_in_memory(at))
     }
 
     pub(crate) fn word_in_memory(&self, at: u64) -> u64 {
@@ -140,12 +151,9 @@ impl Machine {
         )
     }
 
-    /// What the current CPU reads: its own stores, else memory.
-    pub fn read_descriptor(&mut self, table: u64, index: usize) -> u64 {
-        let at = table * PAGE as u64 + index as u64 * 8;
-        let stores = &self.cpus[self.current].stores;
-        let own = stores.iter().rev().find_map(|store| store.what.word(at));
-        own.unwrap_or_else(|| self.word_in_memory(at))
+    /// Reads a descriptor.
+    pub fn read_descriptor(&self, table: u64, index: usize) -> u64 {
+        self.word(table * PAGE as u64 + index as u64 * 8)
     }
 
     /// Stores a descriptor; nobody need see it before a barrier.
@@ -173,7 +181,12 @@ impl Machine {
             return;
         }
         let rights = bits::EL0 | bits::READ_ONLY | bits::PXN | bits::UXN;
-        let changeable = if level == 3 { rights } else { bits::AP_TABLE } | bits::SOFTWARE;
+        // Of tables nothing: that APTable alone may change in place is not clear from the manual.
+        let changeable = if level == 3 {
+            rights | bits::SOFTWARE
+        } else {
+            bits::SOFTWARE
+        };
         if old & bits::VALID != 0 && (old ^ new) & !changeable != 0 {
             self.violate(
                 Rule::BreakBeforeMake,
@@ -443,11 +456,6 @@ impl Machine {
         }
         self.ram[index].fill(POISON);
         self.info[index].version += 1;
-    }
-
-    /// The kernel's lock goes from CPU to CPU: what was stored under it is visible to the next owner.
-    pub fn release(&mut self) {
-        self.drain(self.current);
     }
 
     /// Makes an address space current on the current CPU (`DSB ISH; MSR TTBR0_EL1; ISB`), or none.

@@ -122,13 +122,13 @@ impl Machine {
         }
     }
 
-    /// What memory says now, as the last owner of the kernel's lock left it.
+    /// What the tables say now, as the owner of the kernel's lock sees them.
     pub(crate) fn look_up(&self, root: u64, va: u64) -> Option<Leaf> {
         let mut table = root;
         let mut read_only = false;
         for level in 1..=3 {
             let at = table * PAGE as u64 + (prefix(va, level) % 512) * 8;
-            let value = self.word_in_memory(at);
+            let value = self.word(at);
             if value & bits::VALID == 0 {
                 return None;
             }

@@ -81,6 +81,7 @@ pub enum Op {
     Fork {
         cpu: usize,
         process: usize,
+        page: usize,
         mode: usize,
     },
     /// A new, empty address space beside the old one, which ends: exec.
@@ -152,7 +153,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Unmap { cpu, process, page, count }),
         6 => (who(), span(), prot())
             .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),
-        8 => (who(), 0..4usize).prop_map(|((cpu, process), mode)| Op::Fork { cpu, process, mode }),
+        8 => (who(), page(), 0..4usize)
+            .prop_map(|((cpu, process), page, mode)| Op::Fork { cpu, process, page, mode }),
         1 => who().prop_map(|(cpu, process)| Op::Exec { cpu, process }),
         5 => who().prop_map(|(cpu, process)| Op::Exit { cpu, process }),
         3 => (who(), page(), any::<u8>())

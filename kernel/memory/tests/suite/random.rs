@@ -71,6 +71,8 @@ fn explore(cases: u32, cpus: usize, seed: u8) {
         "exec",
         "denied",
         "out-of-memory",
+        "table-unshare",
+        "table-reuse",
     ];
     if cpus > 1 {
         expected.push("spurious");

@@ -31,7 +31,6 @@ fn touch(
     value: u8,
 ) -> Option<Outcome> {
     let handled = world.access(cpu, process, page, 0, access, value).unwrap();
-    world.mem.mmu.machine.borrow_mut().release();
     world.check().unwrap();
     handled.map(|handled| handled.outcome)
 }
@@ -162,7 +161,6 @@ fn a_saturated_counter_fails_the_fork_and_nothing_else() {
     assert_eq!(failed, Err(SpaceError::TooManyReferences));
     world.mem.frames.set_refs(frame, 1);
     assert_eq!(world.mem.frames.free_count(), free);
-    world.mem.mmu.machine.borrow_mut().release();
     world.check().unwrap();
     // Some pages were write-protected before it failed: slower, not wrong.
     assert_eq!(write(&mut world, 0, 0, 8), Some(Outcome::CowReuse));
@@ -171,10 +169,11 @@ fn a_saturated_counter_fails_the_fork_and_nothing_else() {
 
 #[test]
 fn fork_survives_running_out_of_frames_at_every_allocation() {
-    for mode in [ForkMode::Classic, ForkMode::Eager] {
+    for mode in [ForkMode::Classic, ForkMode::SharedTables, ForkMode::Eager] {
         let mut failures = 0;
         for left in 0.. {
             let mut world = world(2);
+            world.mem.share_from = 1;
             world.map(0, 8, 8, RW, Back::Anonymous).unwrap();
             for page in [1, 6, 9, 14] {
                 write(&mut world, 0, page, page as u8);
@@ -193,15 +192,19 @@ fn fork_survives_running_out_of_frames_at_every_allocation() {
                 free,
                 "a failed fork keeps frames"
             );
-            world.mem.mmu.machine.borrow_mut().release();
             world.check().unwrap();
             for page in [1, 6, 9, 14] {
                 write(&mut world, 0, page, 99);
             }
             world.finish().unwrap();
         }
-        // Tables: the root, two of level 2, four of level 3. Then the eager copies.
-        assert_eq!(failures, if mode == ForkMode::Eager { 11 } else { 7 });
+        // The root, two tables of level 2; four of level 3 unless they are shared; the eager copies.
+        let expected = match mode {
+            ForkMode::SharedTables => 3,
+            ForkMode::Classic => 7,
+            _ => 11,
+        };
+        assert_eq!(failures, expected, "{mode:?}");
     }
 }
 
@@ -227,7 +230,6 @@ fn a_fault_that_runs_out_of_frames_changes_nothing() {
             assert_eq!(world.mem.frames.free_count(), left);
             assert_eq!(space.resident(), Default::default());
         }
-        world.mem.mmu.machine.borrow_mut().release();
         world.finish().unwrap();
     }
 }
@@ -257,7 +259,6 @@ fn two_threads_that_fault_on_one_page_get_one_frame() {
     assert_eq!(second.outcome, Outcome::Spurious);
     assert_eq!((second.old, second.refs), (second.new, 1));
     assert_eq!(world.mem.frames.free_count(), free);
-    world.mem.mmu.machine.borrow_mut().release();
     world.finish().unwrap();
 }
 
@@ -451,7 +452,6 @@ fn unmapping_frees_nothing_before_every_cpu_has_forgotten_it() {
         .unwrap();
     (0..4).for_each(|page| drop(world.processes[0].pages.0.remove(&page)));
     assert_eq!((dropped.dropped, dropped.freed), (2, 2));
-    world.mem.mmu.machine.borrow_mut().release();
     world.check().unwrap();
     world.finish().unwrap();
 }
@@ -606,7 +606,6 @@ fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
         Outcome::StackGrow,
         "next to the guard gap"
     );
-    world.mem.mmu.machine.borrow_mut().release();
     world.finish().unwrap();
 }
 
@@ -675,13 +674,7 @@ fn ranges_from_programs_are_checked() {
         space.protect(mem, 0x10_0000, 0x10_1000, RW),
         Err(MapError::NotMapped)
     );
-    for len in [
-        0,
-        1,
-        USER_END,
-        USER_END + PAGE_SIZE,
-        !(PAGE_SIZE - 1),
-    ] {
+    for len in [0, 1, USER_END, USER_END + PAGE_SIZE, !(PAGE_SIZE - 1)] {
         assert_eq!(space.find_free(len, 0), None, "{len:#x}");
     }
     world.finish().unwrap();
@@ -727,5 +720,164 @@ fn eager_fork_leaves_nothing_to_copy() {
     for process in [0, 1] {
         (0..4).for_each(|page| assert_eq!(write(&mut world, process, page, process as u8), None));
     }
+    world.finish().unwrap();
+}
+
+/// Two processes that share the tables of the first 2 MiB (pages 0 to 3, all of them written) and
+/// the second (pages 4 to 7, one of them).
+fn shared(cpus: usize) -> World {
+    let mut world = world(cpus);
+    world.mem.share_from = 1;
+    (0..5).for_each(|page| assert_eq!(write(&mut world, 0, page, 3), Some(Outcome::ZeroFill)));
+    let free = world.mem.frames.free_count();
+    world.fork(0, ForkMode::SharedTables).unwrap();
+    world.check().unwrap();
+    // The child's root and its level 2 table.
+    assert_eq!(free - world.mem.frames.free_count(), 2);
+    world
+}
+
+#[test]
+fn the_first_write_below_a_shared_table_copies_the_table_then_the_page() {
+    let mut world = shared(2);
+    let before = world.processes[1].space.leaf(&world.mem, va(1));
+    assert_eq!(write(&mut world, 1, 1, 9), Some(Outcome::TableUnshare));
+    assert_ne!(world.processes[1].space.leaf(&world.mem, va(1)), before);
+    assert_eq!(
+        write(&mut world, 1, 2, 9),
+        Some(Outcome::CowCopy),
+        "the table is its own now"
+    );
+    assert_eq!(
+        write(&mut world, 1, 4, 9),
+        Some(Outcome::TableUnshare),
+        "another 2 MiB"
+    );
+    (0..5).for_each(|page| assert_eq!(read(&mut world, 0, page), None));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_child_that_left_gives_the_table_back_with_one_fault() {
+    let mut world = shared(2);
+    exit(&mut world, 1);
+    assert_eq!(write(&mut world, 0, 1, 9), Some(Outcome::TableReuse));
+    for page in [0, 2, 3] {
+        assert_eq!(
+            write(&mut world, 0, page, 9),
+            None,
+            "its leaves kept their rights"
+        );
+    }
+    world.finish().unwrap();
+}
+
+#[test]
+fn the_last_owner_of_a_table_does_not_get_frames_that_a_copy_of_it_maps() {
+    let mut world = shared(2);
+    assert_eq!(write(&mut world, 1, 1, 9), Some(Outcome::TableUnshare));
+    // The parent's table has one owner again, but its frames have two.
+    assert_eq!(write(&mut world, 0, 2, 8), Some(Outcome::TableReuse));
+    assert_eq!(read(&mut world, 1, 2), None);
+    assert_eq!(
+        write(&mut world, 0, 1, 8),
+        Some(Outcome::CowReuse),
+        "the child has its own since"
+    );
+    world.finish().unwrap();
+}
+
+#[test]
+fn unmapping_and_protecting_part_of_a_shared_table_touch_only_the_caller() {
+    let mut world = shared(2);
+    world
+        .step(Op::Unmap {
+            cpu: 0,
+            process: 1,
+            page: 1,
+            count: 1,
+        })
+        .unwrap();
+    protect(&mut world, 1, 4, Prot::READ);
+    for page in [0, 1, 2, 4] {
+        assert_eq!(read(&mut world, 0, page), None);
+    }
+    assert_eq!(read(&mut world, 1, 1), Some(Outcome::Denied));
+    assert_eq!(write(&mut world, 1, 4, 9), Some(Outcome::Denied));
+    world.finish().unwrap();
+}
+
+#[test]
+fn unmapping_part_of_a_shared_table_can_run_out_of_memory_and_changes_nothing() {
+    let mut world = shared(1);
+    world.step(Op::Starve { left: 0 }).unwrap();
+    let space = &mut world.processes[1].space;
+    assert_eq!(
+        space.unmap(&world.mem, va(1), va(2)),
+        Err(MapError::OutOfMemory)
+    );
+    assert_eq!(
+        space.protect(&world.mem, va(1), va(2), Prot::READ),
+        Err(MapError::OutOfMemory)
+    );
+    assert_eq!(space.mappings().len(), 1);
+    // The whole table needs no copy: it is just let go.
+    let dropped = space.unmap(&world.mem, va(0), va(7) + PAGE_SIZE).unwrap();
+    assert_eq!((dropped.dropped, dropped.freed), (5, 0));
+    world.processes[1].pages.0.clear();
+    world.check().unwrap();
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_saturated_table_counter_fails_the_fork_and_nothing_else() {
+    let mut world = shared(1);
+    let root = world.processes[0].space.root().number();
+    let entry = |table: u64, index: usize| {
+        let table = world.mem.mmu.machine.borrow().table(table)[index];
+        memory::descriptor::Table::from_bits(table).unwrap().frame()
+    };
+    let table = entry(entry(root, 0).number(), 0);
+    world.mem.frames.set_refs(table, REFS_LIMIT);
+    let failed = world.processes[0]
+        .space
+        .fork(&world.mem, ForkMode::SharedTables)
+        .map(|_| ());
+    assert_eq!(failed, Err(SpaceError::TooManyReferences));
+    world.mem.frames.set_refs(table, 2);
+    world.check().unwrap();
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_classic_fork_of_a_shared_table_leaves_nothing_writable() {
+    let mut world = shared(2);
+    world.fork(0, ForkMode::Classic).unwrap();
+    world.fork(1, ForkMode::SharedTables).unwrap();
+    for (process, value) in [(0, 10), (1, 11), (2, 12), (3, 13)] {
+        for page in 0..5 {
+            write(&mut world, process, page, value);
+        }
+    }
+    for process in 0..4 {
+        (0..5).for_each(|page| assert_eq!(read(&mut world, process, page), None));
+    }
+    world.finish().unwrap();
+}
+
+#[test]
+fn small_tables_are_copied_even_if_tables_are_shared() {
+    let mut world = world(1);
+    world.mem.share_from = 64;
+    write(&mut world, 0, 1, 7);
+    let (child, counts) = world.processes[0]
+        .space
+        .fork(&world.mem, ForkMode::SharedTables)
+        .unwrap();
+    assert_eq!(
+        (counts.tables_shared, counts.shared, counts.leaves),
+        (0, 1, 1)
+    );
+    child.destroy(&world.mem);
     world.finish().unwrap();
 }

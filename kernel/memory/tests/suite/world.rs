@@ -2,15 +2,15 @@
 //! between any two steps.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use memory::descriptor::{Content, Leaf, Table};
+use memory::descriptor::{Content, Leaf, Table, bits};
 use memory::{
-    Access, AddressSpace, Backing, ForkMode, Frame, FrameMeta, Frames, Handled, Kind, Mapping,
-    Memory, Outcome, PAGE_BYTES, PAGE_SIZE, PageCache, Prot, Region, Request, Resident, Source,
-    SpaceError,
+    Access, AddressSpace, Backing, ForkMode, Frame, FrameMeta, Frames, Handled, Kind, MapError,
+    Mapping, Memory, Outcome, PAGE_BYTES, PAGE_SIZE, PageCache, Prot, Region, Request, Resident,
+    Source, SpaceError,
 };
 use model::Machine;
 
@@ -77,7 +77,8 @@ impl World {
         let middle = FIRST + frames as u64 / 3;
         all.add(Frame::new(FIRST)..Frame::new(middle));
         all.add(Frame::new(middle)..Frame::new(FIRST + frames as u64));
-        let mem = Memory::new(sim, all, 3).expect("a frame for the zero page");
+        let mut mem = Memory::new(sim, all, 3).expect("a frame for the zero page");
+        mem.share_from = [1, 1, 5, 64][seed as usize % 4];
         let file = |id: u32, pages: usize| {
             let pattern = Pattern(id as u8 * 0x55);
             let bytes =
@@ -112,7 +113,6 @@ impl World {
                 self.mem.free(hog);
             }
         }
-        self.mem.mmu.machine.borrow_mut().release();
         self.check()
     }
 
@@ -174,7 +174,7 @@ impl World {
                 page,
                 value,
             } => {
-                self.cpu(cpu);
+                self.run(cpu, process % count);
                 self.mem.mmu.machine.borrow_mut().synchronise();
                 let process = &mut self.processes[process % count];
                 let done = process.space.write(&self.mem, va(page), &[value, value]);
@@ -186,7 +186,7 @@ impl World {
                 self.expect(permitted, done)?;
             }
             Op::KernelRead { cpu, process, page } => {
-                self.cpu(cpu);
+                self.run(cpu, process % count);
                 self.mem.mmu.machine.borrow_mut().synchronise();
                 let process = &mut self.processes[process % count];
                 let mut bytes = [0; 2];
@@ -205,7 +205,7 @@ impl World {
                 prot,
                 back,
             } => {
-                self.cpu(cpu);
+                self.run(cpu, process % count);
                 self.map(process % count, page, pages, Prot::from_bits(prot), back)?;
             }
             Op::Unmap {
@@ -214,13 +214,14 @@ impl World {
                 page,
                 count: pages,
             } => {
-                self.cpu(cpu);
+                self.run(cpu, process % count);
                 let process = &mut self.processes[process % count];
                 let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
-                process
-                    .space
-                    .unmap(&self.mem, start, end)
-                    .map_err(|error| format!("unmap: {error}"))?;
+                match process.space.unmap(&self.mem, start, end) {
+                    Ok(_) => {}
+                    Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+                    Err(error) => return Err(format!("unmap: {error}")),
+                }
                 process
                     .pages
                     .0
@@ -233,12 +234,15 @@ impl World {
                 count: pages,
                 prot,
             } => {
-                self.cpu(cpu);
+                self.run(cpu, process % count);
                 let process = &mut self.processes[process % count];
                 let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
                 let prot = Prot::from_bits(prot);
                 let mapped = (page..page + pages).all(|at| process.pages.0.contains_key(&at));
                 let done = process.space.protect(&self.mem, start, end, prot);
+                if done == Err(MapError::OutOfMemory) && !self.hogs.is_empty() {
+                    return Ok(());
+                }
                 if done.is_ok() != mapped {
                     return Err(format!("protect says {done:?}, but mapped = {mapped}"));
                 }
@@ -250,16 +254,17 @@ impl World {
                         .for_each(|(_, page)| page.prot = prot);
                 }
             }
-            Op::Fork { cpu, process, mode } => {
-                self.cpu(cpu);
-                self.fork(
-                    process % count,
-                    if mode == 0 {
-                        ForkMode::Eager
-                    } else {
-                        ForkMode::Classic
-                    },
-                )?;
+            Op::Fork {
+                cpu,
+                process,
+                page,
+                mode,
+            } => {
+                self.run(cpu, process % count);
+                let modes = [ForkMode::Eager, ForkMode::Classic, ForkMode::SharedTables];
+                self.fork(process % count, modes[mode.min(2)])?;
+                // The parent goes on where it was, and finds its memory without another fault.
+                self.access(cpu, process % count, page, 0, Access::Read, 0)?;
             }
             Op::Exec { cpu, process } => {
                 let cpu = self.cpu(cpu);
@@ -282,7 +287,6 @@ impl World {
                 for access in [Access::Read, Access::Write] {
                     for cpu in 0..self.running.len() {
                         self.access(cpu, process % count, page, 0, access, value)?;
-                        self.mem.mmu.machine.borrow_mut().release();
                     }
                 }
             }
@@ -359,10 +363,11 @@ impl World {
             backing,
             region: Region::Mmap,
         };
-        process
-            .space
-            .map(&self.mem, mapping)
-            .map_err(|error| format!("map: {error}"))?;
+        match process.space.map(&self.mem, mapping) {
+            Ok(_) => {}
+            Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+            Err(error) => return Err(format!("map: {error}")),
+        }
         for at in 0..count {
             let object = object
                 .as_ref()
@@ -521,7 +526,7 @@ impl World {
         checked?;
         let zero = self.mem.zero_page().number();
         let machine = self.mem.mmu.machine.borrow();
-        if machine.table_in_memory(zero).iter().any(|word| *word != 0) {
+        if machine.table(zero).iter().any(|word| *word != 0) {
             return Err("the zero page is not zero".into());
         }
         if machine.allocated_count() != 1 {
@@ -542,6 +547,8 @@ fn name(outcome: Outcome) -> &'static str {
         Outcome::CowCopy => "cow-copy",
         Outcome::CowZero => "cow-zero",
         Outcome::CowReuse => "cow-reuse",
+        Outcome::TableUnshare => "table-unshare",
+        Outcome::TableReuse => "table-reuse",
         Outcome::SharedWrite => "shared-write",
         Outcome::FileRead => "file-read",
         Outcome::FileCopy => "file-copy",
@@ -555,34 +562,38 @@ fn name(outcome: Outcome) -> &'static str {
 /// Who maps what, counted from the tables themselves.
 #[derive(Default)]
 struct Census {
-    frames: BTreeMap<u64, Vec<Leaf>>,
-    tables: BTreeSet<u64>,
+    /// Effectively writable leaves, and all leaves, of distinct tables, by frame.
+    frames: BTreeMap<u64, (u32, u32)>,
+    /// Parents by table, and how many of them write-protect it.
+    tables: BTreeMap<u64, (u32, u32)>,
 }
 
 impl Census {
-    fn table(&mut self, mem: &Memory<Sim>, frame: u64) -> Result<Vec<u64>> {
-        if !self.tables.insert(frame) {
-            return Err(format!("table {frame:#x} has two parents"));
-        }
-        if mem.frames.kind(Frame::new(frame)) != Kind::Table
-            || mem.frames.refs(Frame::new(frame)) != 1
-        {
-            return Err(format!("table {frame:#x} is not counted as one"));
-        }
-        Ok(mem.mmu.machine.borrow().table_in_memory(frame))
+    /// A table, and whether it is met for the first time.
+    fn table(&mut self, mem: &Memory<Sim>, frame: u64, read_only: bool) -> (Vec<u64>, bool) {
+        let parents = self.tables.entry(frame).or_default();
+        parents.0 += 1;
+        parents.1 += u32::from(read_only);
+        (mem.mmu.machine.borrow().table(frame), parents.0 == 1)
     }
 
     fn space(&mut self, mem: &Memory<Sim>, space: &AddressSpace) -> Result {
         let mut resident = Resident::default();
         for (i, entry) in self
-            .table(mem, space.root().number())?
+            .table(mem, space.root().number(), false)
+            .0
             .into_iter()
             .enumerate()
         {
             let Some(l2) = entry_table(entry)? else {
                 continue;
             };
-            for (j, entry) in self.table(mem, l2)?.into_iter().enumerate() {
+            for (j, entry) in self
+                .table(mem, l2.frame().number(), false)
+                .0
+                .into_iter()
+                .enumerate()
+            {
                 let Some(l3) = entry_table(entry)? else {
                     continue;
                 };
@@ -591,11 +602,31 @@ impl Census {
                 if !space.mappings().iter().any(served) {
                     return Err(format!("the table for {base:#x} serves no mapping"));
                 }
-                for (k, entry) in self.table(mem, l3)?.into_iter().enumerate() {
-                    if let Some(leaf) = Leaf::from_bits(entry) {
-                        self.leaf(mem, space, base | (k as u64) << 12, leaf, &mut resident)?;
-                    } else if entry != 0 {
-                        return Err(format!("{entry:#x} was broken and not released"));
+                let read_only = entry & bits::TABLE_READ_ONLY != 0;
+                if read_only != l3.is_shared() {
+                    return Err(format!("the table entry {entry:#x} is half shared"));
+                }
+                let (entries, first) = self.table(mem, l3.frame().number(), read_only);
+                for (k, entry) in entries.into_iter().enumerate() {
+                    let Some(leaf) = Leaf::from_bits(entry) else {
+                        if entry != 0 {
+                            return Err(format!("{entry:#x} was broken and not released"));
+                        }
+                        continue;
+                    };
+                    self.leaf(
+                        mem,
+                        space,
+                        base | (k as u64) << 12,
+                        leaf,
+                        read_only,
+                        &mut resident,
+                    )?;
+                    if leaf.counted() {
+                        let private = leaf.writable() && leaf.content() != Content::Shared;
+                        let frame = self.frames.entry(leaf.frame().number()).or_default();
+                        frame.0 += u32::from(private && !read_only);
+                        frame.1 += u32::from(first);
                     }
                 }
             }
@@ -615,6 +646,7 @@ impl Census {
         space: &AddressSpace,
         va: u64,
         leaf: Leaf,
+        read_only: bool,
         resident: &mut Resident,
     ) -> Result {
         let Some(mapping) = space
@@ -624,7 +656,7 @@ impl Census {
         else {
             return Err(format!("{va:#x} is a leaf, but not a mapping"));
         };
-        let more = (leaf.writable() && !mapping.prot.contains(Prot::WRITE))
+        let more = (leaf.writable() && !read_only && !mapping.prot.contains(Prot::WRITE))
             || (leaf.executable() && !mapping.prot.contains(Prot::EXEC))
             || (leaf.accessible() && mapping.prot == Prot::NONE);
         if more || leaf.cow() && leaf.writable() || leaf.executable() && leaf.writable() {
@@ -656,41 +688,46 @@ impl Census {
                 leaf.bits()
             ));
         }
-        if leaf.counted() {
-            self.frames
-                .entry(leaf.frame().number())
-                .or_default()
-                .push(leaf);
-        }
         Ok(())
     }
 
     fn counts(&self, mem: &Memory<Sim>) -> Result {
-        for (&frame, leaves) in &self.frames {
+        for (&frame, &(writable, leaves)) in &self.frames {
             let (refs, kind) = (
                 mem.frames.refs(Frame::new(frame)),
                 mem.frames.kind(Frame::new(frame)),
             );
-            let expected = leaves.len() as u32 + u32::from(kind == Kind::Cache);
+            let expected = leaves + u32::from(kind == Kind::Cache);
             if refs != expected {
                 return Err(format!(
                     "frame {frame:#x} has {refs} references, not {expected}"
                 ));
             }
-            let private = leaves
-                .iter()
-                .any(|leaf| leaf.writable() && leaf.content() != Content::Shared);
-            if private && refs != 1 {
+            if writable > 0 && refs != 1 {
                 return Err(format!("frame {frame:#x} is writable and shared"));
+            }
+        }
+        for (&table, &(parents, read_only)) in &self.tables {
+            let (refs, kind) = (
+                mem.frames.refs(Frame::new(table)),
+                mem.frames.kind(Frame::new(table)),
+            );
+            if refs != parents || kind != Kind::Table {
+                return Err(format!(
+                    "table {table:#x}, a {kind:?}, has {refs} references, not {parents}"
+                ));
+            }
+            if parents > 1 && read_only != parents {
+                return Err(format!("table {table:#x} is shared and writable"));
             }
         }
         Ok(())
     }
 }
 
-fn entry_table(entry: u64) -> Result<Option<u64>> {
+fn entry_table(entry: u64) -> Result<Option<Table>> {
     match Table::from_bits(entry) {
-        Some(table) => Ok(Some(table.frame().number())),
+        Some(table) => Ok(Some(table)),
         None if entry == 0 => Ok(None),
         None => Err(format!("the table {entry:#x} was broken and not released")),
     }
