@@ -131,6 +131,8 @@ fn translate(outcome: memory::Outcome) -> Outcome {
         From::CowCopy => Outcome::CowCopy,
         From::CowZero => Outcome::CowZero,
         From::CowReuse => Outcome::CowReuse,
+        From::TableUnshare => Outcome::TableUnshare,
+        From::TableReuse => Outcome::TableReuse,
         From::SharedWrite => Outcome::SharedWrite,
         From::FileRead => Outcome::FileRead,
         From::FileCopy => Outcome::FileCopy,

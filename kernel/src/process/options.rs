@@ -119,6 +119,7 @@ fn level(name: &str) -> Option<Level> {
 fn fork_mode(name: &str) -> Option<ForkMode> {
     Some(match name {
         "classic" => ForkMode::Classic,
+        "shared" => ForkMode::SharedTables,
         "eager" => ForkMode::Eager,
         _ => return None,
     })

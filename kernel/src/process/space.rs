@@ -146,10 +146,8 @@ impl Space {
     pub fn fork(&self, mode: ForkMode) -> Result<(Arc<Space>, ForkCounts), Errno> {
         let mode = match mode {
             ForkMode::Eager => memory::ForkMode::Eager,
-            // Shared tables are not done yet: `options` does not let them be asked for.
-            ForkMode::Classic | ForkMode::SharedTables | ForkMode::Vfork => {
-                memory::ForkMode::Classic
-            }
+            ForkMode::SharedTables => memory::ForkMode::SharedTables,
+            ForkMode::Classic | ForkMode::Vfork => memory::ForkMode::Classic,
         };
         let mut inner = self.lock();
         let heap = inner.heap;
