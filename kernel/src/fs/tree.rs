@@ -1,6 +1,7 @@
 //! The file tree of the initramfs: built once at boot, read-only afterwards.
 
 use super::cpio;
+use crate::process::elf::Elf;
 use crate::syscall::errno::Errno;
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +56,7 @@ pub struct Regular {
     /// The contents.
     pub bytes: &'static [u8],
     cache: Once<Arc<PageCache>>,
+    program: Once<Elf>,
 }
 
 struct Tree {
@@ -206,6 +208,7 @@ impl Tree {
             S_IFREG => Content::Regular(Regular {
                 bytes: entry.data,
                 cache: Once::new(),
+                program: Once::new(),
             }),
             S_IFLNK => Content::Link(entry.data),
             S_IFCHR => Content::Device(entry.device.0, entry.device.1),
@@ -359,6 +362,16 @@ impl Node {
 }
 
 impl Regular {
+    /// The file as a program: looked into once, since it never changes. ENOEXEC if it is none.
+    pub fn program(&self) -> Result<&Elf, Errno> {
+        self.program.try_call_once(|| Elf::parse(self.bytes))
+    }
+
+    /// The build id of the file, if it is a program with one.
+    pub fn build_id(&self) -> Option<&'static [u8]> {
+        self.program().ok()?.build_id
+    }
+
     /// The file's pages, shared by all who map it.
     pub fn cache(&'static self, id: u32) -> &'static Arc<PageCache> {
         self.cache.call_once(|| {

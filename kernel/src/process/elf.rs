@@ -1,7 +1,7 @@
 //! ELF files: what the kernel has to know of a program, checked.
 
-use crate::fs::tree::{Content, Node};
 use crate::syscall::errno::Errno;
+use alloc::vec::Vec;
 use elf::abi::{
     EM_AARCH64, ET_DYN, ET_EXEC, PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE, PT_PHDR,
 };
@@ -12,15 +12,29 @@ use elf::parse::ParseAt;
 use elf::segment::{ProgramHeader, SegmentTable};
 use memory::{PAGE_SIZE, Prot, USER_END};
 
+type Segments = SegmentTable<'static, LittleEndian>;
+
 /// Bytes of `e_ident`.
 const IDENT: usize = 16;
 /// The most program headers, as on Linux: one page of them.
 const MAX_HEADERS: u16 = (PAGE_SIZE / 56) as u16;
 
-/// A program for this machine.
+/// A program for this machine, checked.
 pub struct Elf {
-    header: FileHeader<LittleEndian>,
-    segments: SegmentTable<'static, LittleEndian>,
+    /// Where execution starts, before any bias.
+    pub entry: u64,
+    /// Whether it may be loaded anywhere.
+    pub relocatable: bool,
+    /// The address of the program headers in memory, before any bias; none if they are not loaded.
+    pub headers_addr: Option<u64>,
+    /// How many program headers there are.
+    pub headers: u16,
+    /// Bytes of each.
+    pub header_size: u16,
+    /// Its PT_LOAD segments, in ascending order; at least one.
+    pub loads: Vec<Segment>,
+    /// Its GNU build id.
+    pub build_id: Option<&'static [u8]>,
 }
 
 /// A PT_LOAD segment, with its numbers checked: nothing overflows, all file bytes exist.
@@ -64,132 +78,97 @@ impl Elf {
             .checked_add(size * usize::from(header.e_phnum))
             .ok_or(Errno::ENOEXEC)?;
         let table = bytes.get(start..end).ok_or(Errno::ENOEXEC)?;
-        let elf = Elf {
-            segments: SegmentTable::new(LittleEndian, class, table),
-            header,
-        };
-        let mut end = 0;
-        for segment in elf
-            .segments
-            .iter()
-            .filter(|segment| segment.p_type == PT_LOAD)
-        {
-            end = elf.check(&segment, bytes.len() as u64, end)?;
-        }
+        let segments = SegmentTable::new(LittleEndian, class, table);
         // Dynamic programs need a loader that the kernel does not start yet.
-        if end == 0
-            || elf
-                .segments
-                .iter()
-                .any(|segment| segment.p_type == PT_INTERP)
-        {
+        if segments.iter().any(|segment| segment.p_type == PT_INTERP) {
             return Err(Errno::ENOEXEC);
         }
-        Ok(elf)
-    }
-
-    /// Checks a PT_LOAD; the segments before it end at `lowest`. Returns the end of its last page.
-    fn check(&self, segment: &ProgramHeader, file_len: u64, lowest: u64) -> Result<u64, Errno> {
-        let in_file = segment
-            .p_offset
-            .checked_add(segment.p_filesz)
-            .is_some_and(|end| end <= file_len);
-        let end = segment
-            .p_vaddr
-            .checked_add(segment.p_memsz)
-            .filter(|&end| end <= USER_END - PAGE_SIZE);
-        let end = end.ok_or(Errno::ENOEXEC)?.next_multiple_of(PAGE_SIZE);
-        let congruent = segment.p_vaddr % PAGE_SIZE == segment.p_offset % PAGE_SIZE;
-        // Pages belong to one segment, in ascending order, so that each can have its own permissions.
-        let ascending = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE >= lowest;
-        let writable_code = segment.p_flags & (PF_W | PF_X) == PF_W | PF_X;
-        if !in_file
-            || !congruent
-            || !ascending
-            || writable_code
-            || segment.p_filesz > segment.p_memsz
-        {
+        let mut loads = Vec::new();
+        let mut end = 0;
+        for segment in segments.iter().filter(|segment| segment.p_type == PT_LOAD) {
+            end = check(&segment, bytes.len() as u64, end)?;
+            if segment.p_memsz > 0 {
+                loads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                loads.push(Segment::new(&segment));
+            }
+        }
+        if loads.is_empty() {
             return Err(Errno::ENOEXEC);
         }
-        Ok(end)
-    }
-
-    /// The PT_LOAD segments, in ascending order.
-    pub fn loads(&self) -> impl Iterator<Item = Segment> {
-        self.segments
-            .iter()
-            .filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz > 0)
-            .map(|segment| {
-                let mut prot = Prot::NONE;
-                for (flag, one) in [(PF_R, Prot::READ), (PF_W, Prot::WRITE), (PF_X, Prot::EXEC)] {
-                    if segment.p_flags & flag != 0 {
-                        prot = prot.union(one);
-                    }
-                }
-                Segment {
-                    addr: segment.p_vaddr,
-                    offset: segment.p_offset,
-                    file_len: segment.p_filesz,
-                    len: segment.p_memsz,
-                    prot,
-                }
-            })
-    }
-
-    /// Where execution starts, before any bias.
-    pub fn entry(&self) -> u64 {
-        self.header.e_entry
-    }
-
-    /// Whether it may be loaded anywhere.
-    pub fn is_relocatable(&self) -> bool {
-        self.header.e_type == ET_DYN
-    }
-
-    /// The address of the program headers in memory, before any bias; 0 if they are not loaded.
-    pub fn headers_addr(&self) -> u64 {
-        if let Some(segment) = self
-            .segments
-            .iter()
-            .find(|segment| segment.p_type == PT_PHDR)
-        {
-            return segment.p_vaddr;
-        }
-        let offset = self.header.e_phoff;
-        let holds = |segment: &Segment| {
-            (segment.offset..segment.offset + segment.file_len).contains(&offset)
-        };
-        self.loads()
-            .find(holds)
-            .map_or(0, |segment| segment.addr + (offset - segment.offset))
-    }
-
-    /// How many program headers there are.
-    pub fn headers(&self) -> u16 {
-        self.header.e_phnum
-    }
-
-    /// Bytes of each.
-    pub fn header_size(&self) -> u16 {
-        self.header.e_phentsize
+        Ok(Elf {
+            entry: header.e_entry,
+            relocatable: header.e_type == ET_DYN,
+            headers_addr: headers_addr(&header, &segments, &loads),
+            headers: header.e_phnum,
+            header_size: header.e_phentsize,
+            build_id: build_id(bytes, &segments),
+            loads,
+        })
     }
 }
 
-/// The GNU build id of a program.
-pub fn build_id(node: &'static Node) -> Option<&'static [u8]> {
-    let Content::Regular(file) = &node.content else {
-        return None;
-    };
-    let elf = Elf::parse(file.bytes).ok()?;
-    for segment in elf
-        .segments
+/// Checks a PT_LOAD; the segments before it end at `lowest`. Returns the end of its last page.
+fn check(segment: &ProgramHeader, file_len: u64, lowest: u64) -> Result<u64, Errno> {
+    let in_file = segment
+        .p_offset
+        .checked_add(segment.p_filesz)
+        .is_some_and(|end| end <= file_len);
+    let end = segment
+        .p_vaddr
+        .checked_add(segment.p_memsz)
+        .filter(|&end| end <= USER_END - PAGE_SIZE);
+    let end = end.ok_or(Errno::ENOEXEC)?.next_multiple_of(PAGE_SIZE);
+    let congruent = segment.p_vaddr % PAGE_SIZE == segment.p_offset % PAGE_SIZE;
+    // Pages belong to one segment, in ascending order, so that each can have its own permissions.
+    let ascending = segment.p_vaddr - segment.p_vaddr % PAGE_SIZE >= lowest;
+    let writable_code = segment.p_flags & (PF_W | PF_X) == PF_W | PF_X;
+    if !in_file || !congruent || !ascending || writable_code || segment.p_filesz > segment.p_memsz {
+        return Err(Errno::ENOEXEC);
+    }
+    Ok(end)
+}
+
+impl Segment {
+    fn new(segment: &ProgramHeader) -> Segment {
+        let mut prot = Prot::NONE;
+        for (flag, one) in [(PF_R, Prot::READ), (PF_W, Prot::WRITE), (PF_X, Prot::EXEC)] {
+            if segment.p_flags & flag != 0 {
+                prot = prot.union(one);
+            }
+        }
+        Segment {
+            addr: segment.p_vaddr,
+            offset: segment.p_offset,
+            file_len: segment.p_filesz,
+            len: segment.p_memsz,
+            prot,
+        }
+    }
+}
+
+fn headers_addr(
+    header: &FileHeader<LittleEndian>,
+    segments: &Segments,
+    loads: &[Segment],
+) -> Option<u64> {
+    if let Some(segment) = segments.iter().find(|segment| segment.p_type == PT_PHDR) {
+        return Some(segment.p_vaddr);
+    }
+    let offset = header.e_phoff;
+    let holds =
+        |segment: &&Segment| (segment.offset..segment.offset + segment.file_len).contains(&offset);
+    loads
         .iter()
-        .filter(|segment| segment.p_type == PT_NOTE)
-    {
+        .find(holds)
+        .map(|segment| segment.addr + (offset - segment.offset))
+}
+
+fn build_id(bytes: &'static [u8], segments: &Segments) -> Option<&'static [u8]> {
+    for segment in segments.iter().filter(|segment| segment.p_type == PT_NOTE) {
         let start = usize::try_from(segment.p_offset).ok()?;
         let end = start.checked_add(usize::try_from(segment.p_filesz).ok()?)?;
-        let notes = file.bytes.get(start..end)?;
-        let align = usize::try_from(segment.p_align).ok()?.clamp(4, 8);
+        let notes = bytes.get(start..end)?;
+        let align = if segment.p_align == 8 { 8 } else { 4 };
         for note in NoteIterator::new(LittleEndian, Class::ELF64, align, notes) {
             if let Note::GnuBuildId(id) = note {
                 return Some(id.0);

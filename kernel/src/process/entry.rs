@@ -11,8 +11,8 @@ use wire::event::Origin;
 /// SVC from EL0.
 #[inline]
 pub fn syscall(frame: &mut TrapFrame) {
-    syscall::dispatch(frame);
     let thread = current();
+    syscall::dispatch(&thread, frame);
     if thread.pending.load(Ordering::Relaxed) != 0 {
         signal::deliver(&thread, frame);
     }

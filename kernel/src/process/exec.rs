@@ -27,9 +27,9 @@ pub fn exec(
     if !node.is_executable() {
         return Err(Errno::EACCES);
     }
-    let elf = Elf::parse(file.bytes)?;
+    let elf = file.program()?;
     let space = Space::new()?;
-    let (sp, entry, old) = match load(&space, node, file, &elf, arguments) {
+    let (sp, entry, old) = match load(&space, node, file, elf, arguments) {
         Ok(loaded) => loaded,
         Err(error) => {
             Space::release(space);

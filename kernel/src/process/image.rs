@@ -119,19 +119,19 @@ impl Image {
         elf: &Elf,
         stack: u64,
     ) -> Result<Image, Errno> {
-        let first = elf.loads().next().map_or(0, |segment| segment.addr);
-        let bias = if elf.is_relocatable() {
+        let first = elf.loads.first().map_or(0, |segment| segment.addr);
+        let bias = if elf.relocatable {
             RELOCATABLE_BASE.wrapping_sub(first & !0xffff)
         } else {
             0
         };
         let mut image = Image {
-            entry: elf.entry().wrapping_add(bias),
+            entry: elf.entry.wrapping_add(bias),
             bias,
             tails: Vec::new(),
         };
         let mut heap = 0;
-        for segment in elf.loads() {
+        for segment in &elf.loads {
             let addr = segment.addr.wrapping_add(bias);
             let start = addr & !(PAGE_SIZE - 1);
             let end = (addr + segment.len).next_multiple_of(PAGE_SIZE);
@@ -220,15 +220,13 @@ impl Image {
         let strings = environment - argv;
         let platform = strings - PLATFORM.len() as u64;
         let random = (platform - 16) & !15;
-        let headers = if elf.headers_addr() == 0 {
-            0
-        } else {
-            elf.headers_addr().wrapping_add(self.bias)
-        };
+        let headers = elf
+            .headers_addr
+            .map_or(0, |addr| addr.wrapping_add(self.bias));
         let auxiliary = [
             (AT_PHDR, headers),
-            (AT_PHENT, elf.header_size().into()),
-            (AT_PHNUM, elf.headers().into()),
+            (AT_PHENT, elf.header_size.into()),
+            (AT_PHNUM, elf.headers.into()),
             (AT_PAGESZ, PAGE_SIZE),
             (AT_BASE, 0),
             (AT_FLAGS, 0),
@@ -254,10 +252,15 @@ impl Image {
             + 2 * auxiliary.len();
         let sp = (random - 8 * words as u64) & !15;
         let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact((STACK_TOP - sp) as usize)
-            .map_err(|_| Errno::ENOMEM)?;
-        let mut word = |value: u64| bytes.extend_from_slice(&value.to_le_bytes());
+        let len = (STACK_TOP - sp) as usize;
+        bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        bytes.resize(len, 0);
+        let mut slots = bytes.chunks_exact_mut(8);
+        let mut word = |value: u64| {
+            if let Some(slot) = slots.next() {
+                slot.copy_from_slice(&value.to_le_bytes());
+            }
+        };
         word(arguments.arguments.count as u64);
         for (list, mut addr) in lists.into_iter().zip([strings, environment]) {
             for string in list.bytes.split_inclusive(|&byte| byte == 0) {
@@ -270,18 +273,15 @@ impl Image {
             word(kind.into());
             word(value);
         }
-        bytes.resize((random - sp) as usize, 0);
-        let mut seed = [0; 16];
-        random::fill(&mut seed);
-        bytes.extend_from_slice(&seed);
-        bytes.resize((platform - sp) as usize, 0);
-        for part in [
-            PLATFORM,
-            &lists[0].bytes,
-            &lists[1].bytes,
-            &arguments.path.bytes,
+        let at = |addr: u64| (addr - sp) as usize;
+        random::fill(&mut bytes[at(random)..at(random) + 16]);
+        for (addr, part) in [
+            (platform, PLATFORM),
+            (strings, &lists[0].bytes),
+            (environment, &lists[1].bytes),
+            (path, &arguments.path.bytes),
         ] {
-            bytes.extend_from_slice(part);
+            bytes[at(addr)..at(addr) + part.len()].copy_from_slice(part);
         }
         Ok((sp, bytes))
     }

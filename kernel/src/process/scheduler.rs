@@ -9,7 +9,7 @@
 
 use super::thread::{Current, State, Thread, current};
 use super::timer;
-use crate::arch::{self, context::Context};
+use crate::arch::{self, context::Context, park::MAX_CPUS};
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::{collections::VecDeque, sync::Arc};
@@ -17,8 +17,6 @@ use core::cell::{Cell, UnsafeCell};
 use core::ptr;
 use spin::Mutex;
 use wire::event::Event;
-
-const MAX_CPUS: usize = 16;
 
 /// What each CPU has of its own.
 pub struct Cpu {
@@ -231,11 +229,6 @@ pub fn idle() -> ! {
         trace::idle(cpu().timer.get());
         arch::cpu::wait_for_interrupt();
     }
-}
-
-/// How many threads wait for a CPU.
-pub fn ready() -> usize {
-    QUEUE.lock().ready.len()
 }
 
 /// Threads that wait for something. It belongs inside the lock of what they wait for.

@@ -10,7 +10,7 @@ mod time;
 mod user;
 
 use crate::arch::trap::TrapFrame;
-use crate::process::thread::current;
+use crate::process::thread::{Current, current};
 use crate::trace;
 use errno::Errno;
 use linux_raw_sys::general as nr;
@@ -21,8 +21,8 @@ type Result = core::result::Result<u64, Errno>;
 
 /// Runs the system call that the registers ask for.
 #[inline]
-pub fn dispatch(frame: &mut TrapFrame) {
-    let result = call(frame);
+pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
+    let result = call(thread, frame);
     frame.x[0] = match result {
         Ok(value) => value,
         Err(Errno(code)) => (-i64::from(code)) as u64,
@@ -30,7 +30,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
 }
 
 #[inline]
-fn call(frame: &mut TrapFrame) -> Result {
+fn call(thread: &Current, frame: &mut TrapFrame) -> Result {
     let [a, b, c, d, e, f, ..] = frame.x;
     match frame.x[8] as u32 {
         nr::__NR_exit | nr::__NR_exit_group => crate::process::exit::exit(a as u32),
@@ -38,9 +38,9 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_execve => process::execve(frame, a, b, c),
         nr::__NR_wait4 => process::wait4(a, b, c as u32, d),
         nr::__NR_waitid => process::waitid(a as u32, b as u32, c, d as u32, e),
-        nr::__NR_getpid => Ok(current().process.pid.into()),
-        nr::__NR_gettid => Ok(current().tid.into()),
-        nr::__NR_getppid => process::getppid(),
+        nr::__NR_getpid => Ok(thread.process.pid.into()),
+        nr::__NR_gettid => Ok(thread.tid.into()),
+        nr::__NR_getppid => process::getppid(thread),
         nr::__NR_getuid | nr::__NR_geteuid | nr::__NR_getgid | nr::__NR_getegid => Ok(0),
         nr::__NR_getpgid => process::getpgid(a as u32),
         nr::__NR_setpgid => process::setpgid(a as u32, b as u32),

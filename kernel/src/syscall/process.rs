@@ -6,7 +6,7 @@ use crate::arch::{trap::TrapFrame, uaccess};
 use crate::fs::tree;
 use crate::process::image::{Arguments, Strings};
 use crate::process::table::{self, Select};
-use crate::process::thread::current;
+use crate::process::thread::{Current, current};
 use crate::process::{Process, exec, fork, scheduler, wait};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -135,8 +135,8 @@ pub fn waitid(id_type: u32, id: u32, info: u64, options: u32, usage: u64) -> Res
 
 /// getppid().
 #[inline]
-pub fn getppid() -> Result {
-    Ok(current().process.parent.load(Ordering::Relaxed).into())
+pub fn getppid(thread: &Current) -> Result {
+    Ok(thread.process.parent.load(Ordering::Relaxed).into())
 }
 
 /// The process `pid`, or the caller for 0.

@@ -1,8 +1,8 @@
 //! What the numbers in events stand for: processes and files, told when they appear and again in
 //! rotation.
 
-use crate::fs::tree::{self, Node};
-use crate::process::{Process, elf, table};
+use crate::fs::tree::{self, Content, Node};
+use crate::process::{Process, table};
 use wire::frame::{self, MAX_CONTENT};
 
 /// A `Meta` on its way to the stream.
@@ -51,7 +51,10 @@ pub fn with_wire(meta: &Meta, f: impl FnOnce(frame::Meta<'_>)) {
         }
         Meta::File(node) => {
             let mut buf = [0; MAX_CONTENT];
-            let build_id = elf::build_id(node).unwrap_or(&[]);
+            let build_id = match &node.content {
+                Content::Regular(file) => file.build_id().unwrap_or(&[]),
+                _ => &[],
+            };
             f(frame::Meta::File {
                 id: node.id,
                 path: text(node.path(&mut buf)),

@@ -1,14 +1,12 @@
 //! One CPU's ring of events. Only that CPU touches it, with interrupts masked.
 
 use super::meta::Meta;
-use crate::arch;
+use crate::arch::{self, park::MAX_CPUS};
 use alloc::{collections::VecDeque, vec::Vec};
 use core::cell::{RefCell, RefMut};
 use core::mem::MaybeUninit;
 use wire::event::{Event, KINDS, Record};
 
-/// How many CPUs the kernel can have.
-const MAX_CPUS: usize = 16;
 /// How many `Meta`s may wait for their place in the stream.
 const MAX_METAS: usize = 64;
 
