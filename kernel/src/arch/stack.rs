@@ -16,6 +16,10 @@ const SLOTS: usize = ((layout::STACKS.end - layout::STACKS.start) / SLOT) as usi
 /// A bit per slot in use.
 static USED: Mutex<[u64; SLOTS / 64]> = Mutex::new([0; SLOTS / 64]);
 
+/// The stack that was dropped last, still mapped: fork after exit is the common order, and mapping
+/// four pages and taking them out of the TLB again costs as much as the rest of a small fork's pages.
+static SPARE: Mutex<Option<usize>> = Mutex::new(None);
+
 /// A kernel stack; its memory goes back when it is dropped.
 #[derive(Debug)]
 pub struct KernelStack {
@@ -25,6 +29,9 @@ pub struct KernelStack {
 impl KernelStack {
     /// A new stack, or `None` when memory or slots are exhausted.
     pub fn new() -> Option<Self> {
+        if let Some(slot) = SPARE.lock().take() {
+            return Some(Self { slot });
+        }
         let slot = {
             let mut used = USED.lock();
             let word = used.iter().position(|&word| word != u64::MAX)?;
@@ -33,21 +40,35 @@ impl KernelStack {
             word * 64 + bit
         };
         let stack = Self { slot };
-        // From here on, dropping `stack` undoes what was done.
+        if stack.map().is_none() {
+            stack.unmap();
+            core::mem::forget(stack);
+            return None;
+        }
+        Some(stack)
+    }
+
+    fn map(&self) -> Option<()> {
         for offset in (0..SIZE).step_by(PAGE as usize) {
             let frame = mmu::memory().alloc()?;
-            let mapped = table::map_pages(
-                stack.bottom() + offset,
-                frame.addr(),
-                PAGE,
-                table::KERNEL_RW,
-            );
+            let mapped =
+                table::map_pages(self.bottom() + offset, frame.addr(), PAGE, table::KERNEL_RW);
             if mapped.is_err() {
                 mmu::memory().free(frame);
                 return None;
             }
         }
-        Some(stack)
+        Some(())
+    }
+
+    /// Gives back what is mapped, and the slot.
+    fn unmap(&self) {
+        for offset in (0..SIZE).step_by(PAGE as usize) {
+            if let Some(physical) = table::unmap_page(self.bottom() + offset) {
+                mmu::memory().free(Frame::containing(physical));
+            }
+        }
+        USED.lock()[self.slot / 64] &= !(1 << (self.slot % 64));
     }
 
     fn bottom(&self) -> u64 {
@@ -62,11 +83,12 @@ impl KernelStack {
 
 impl Drop for KernelStack {
     fn drop(&mut self) {
-        for offset in (0..SIZE).step_by(PAGE as usize) {
-            if let Some(physical) = table::unmap_page(self.bottom() + offset) {
-                mmu::memory().free(Frame::containing(physical));
-            }
+        let mut spare = SPARE.lock();
+        if spare.is_none() {
+            *spare = Some(self.slot);
+            return;
         }
-        USED.lock()[self.slot / 64] &= !(1 << (self.slot % 64));
+        drop(spare);
+        self.unmap();
     }
 }
