@@ -408,11 +408,7 @@ pub fn render(pid: u32, page: u64, entries: &[Entry], left_out: u64, state: &Sta
             let frame = entry.frame.map_or("frame unknown".to_owned(), |frame| {
                 format!("frame {frame:#x}")
             });
-            let rebuilt = if entry.rebuilt {
-                " (by fork's or mprotect's rule)"
-            } else {
-                ""
-            };
+            let rebuilt = if entry.rebuilt { " (rebuilt)" } else { "" };
             let shared = match entry.shared_with.as_slice() {
                 [] => String::new(),
                 pids => {
@@ -428,6 +424,11 @@ pub fn render(pid: u32, page: u64, entries: &[Entry], left_out: u64, state: &Sta
                 styled(DIM, rebuilt)
             );
         }
+    }
+    if entries.iter().any(|entry| entry.rebuilt) {
+        let what =
+            "(rebuilt): as the rules of fork and mprotect leave it; no event carries its bits";
+        let _ = writeln!(text, "\n{}", styled(DIM, what));
     }
     if left_out > 0 {
         let _ = writeln!(

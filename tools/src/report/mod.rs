@@ -4,6 +4,7 @@
 //! [`crate::exit`]: a finding is that the kernel's counts and its events differ.
 
 pub mod args;
+mod costs;
 mod dump;
 mod explain;
 mod faults;

@@ -2,15 +2,13 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
-use wire::event::ForkMode;
-
 use super::story::{Chain, Evidence, Exec, Switches, Vfork, Write};
 use super::text::{BAD, DIM, GOOD, HEAD, MARK, count, plural, protection, span, styled, table};
 use crate::analysis::descriptor::{Descriptor, PAGE_SIZE, Syndrome, Ttbr0};
 use crate::analysis::fork::{Fork, Parting, Writes};
-use crate::analysis::process::{Cost, Faults};
+use crate::analysis::process::Cost;
 use crate::analysis::stream::{State, mode_name};
+use serde::Serialize;
 
 /// One step: whether the trace shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -77,7 +75,7 @@ pub fn steps(evidence: &Evidence, state: &State) -> Vec<Step> {
         ),
         step(
             8,
-            costs(evidence, state),
+            super::costs::costs(evidence, state),
             "What it costs",
             "a fault or a fork",
         ),
@@ -100,10 +98,10 @@ pub fn render(steps: &[Step]) -> String {
 }
 
 /// A claim, its evidence, and whether the one supports the other.
-struct Shown {
-    claim: String,
-    lines: String,
-    holds: bool,
+pub(super) struct Shown {
+    pub(super) claim: String,
+    pub(super) lines: String,
+    pub(super) holds: bool,
 }
 
 fn step(number: u8, shown: Option<Shown>, claim: &str, needs: &str) -> Step {
@@ -130,11 +128,13 @@ fn step(number: u8, shown: Option<Shown>, claim: &str, needs: &str) -> Step {
     }
 }
 
+/// A line of evidence.
 macro_rules! line {
     ($text:expr, $($arguments:tt)*) => {
         let _ = writeln!($text, "     {}", format_args!($($arguments)*));
     };
 }
+pub(super) use line;
 
 fn descriptor(bits: u64) -> String {
     format!("{bits:#018x}  {}", Descriptor(bits))
@@ -429,7 +429,7 @@ fn percent(part: u32, whole: u32) -> Option<String> {
     (whole > 0).then(|| format!("{:.0} %", f64::from(part) * 100.0 / f64::from(whole)))
 }
 
-fn writes(writes: &Writes) -> String {
+pub(super) fn writes(writes: &Writes) -> String {
     let mut parts = vec![plural(writes.copies.count, "copy")];
     let named = [
         (writes.reuses, "reuse"),
@@ -529,128 +529,6 @@ fn vfork(vfork: &Vfork) -> Shown {
     }
 }
 
-fn mean(cost: &Cost) -> Option<String> {
+pub(super) fn mean(cost: &Cost) -> Option<String> {
     cost.mean().map(count)
-}
-
-fn cost_row(name: &str, cost: &Cost, pages: Option<u64>) -> Vec<String> {
-    let each = pages
-        .filter(|pages| *pages > 0)
-        .map(|pages| format!("{:.0}", cost.cycles as f64 / pages as f64));
-    vec![
-        name.to_owned(),
-        count(cost.count),
-        mean(cost).unwrap_or_default(),
-        count(cost.min),
-        count(cost.max),
-        count(cost.cycles),
-        each.unwrap_or_default(),
-    ]
-}
-
-/// What forks and faults cost, all processes together.
-pub fn cost_table(state: &State) -> Option<String> {
-    let machine = &state.machine;
-    let heading = [
-        "",
-        "times",
-        "cycles each",
-        "least",
-        "most",
-        "together",
-        "per page",
-    ];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for mode in [
-        ForkMode::Classic,
-        ForkMode::SharedTables,
-        ForkMode::Eager,
-        ForkMode::Vfork,
-    ] {
-        let totals = machine.forks.totals(mode);
-        if totals.forks.count > 0 {
-            let name = match mode {
-                ForkMode::Vfork => "vfork".to_owned(),
-                mode => format!("fork ({})", mode_name(mode)),
-            };
-            rows.push(cost_row(
-                &name,
-                &totals.forks,
-                Some(totals.shared + totals.copied),
-            ));
-        }
-    }
-    let mut faults = Faults::default();
-    faults.merge(&machine.ended_others.1.faults);
-    for process in machine.processes.values().chain(&machine.ended) {
-        faults.merge(&process.activity.faults);
-    }
-    for (outcome, cost) in faults.iter() {
-        rows.push(cost_row(outcome.name(), &cost, None));
-    }
-    (rows.len() > 1).then(|| table(&rows, &[], "     "))
-}
-
-fn costs(evidence: &Evidence, state: &State) -> Option<Shown> {
-    let mut lines = cost_table(state)?;
-    line!(
-        lines,
-        "{}",
-        styled(
-            DIM,
-            "cycles of PMCCNTR_EL0; on QEMU: guest instructions if --deterministic, else host time"
-        )
-    );
-    if let Some((fork, place)) = &evidence.largest {
-        let event = &fork.event;
-        line!(
-            lines,
-            "The largest fork, at {}, shared {}{}: {} cycles{}.",
-            place.text(),
-            plural(event.shared, "page"),
-            match event.copied {
-                0 => String::new(),
-                copied => format!(" and copied {}", count(copied)),
-            },
-            count(event.cost),
-            per_page(event.cost, event.shared + event.copied)
-        );
-        for (who, paid) in [
-            ("the child", fork.child),
-            ("the parent", fork.parent),
-            ("the parent, the child gone,", fork.parent_after),
-            ("others", fork.others),
-        ] {
-            let total = paid.total();
-            if total.count > 0 {
-                line!(
-                    lines,
-                    "Later {who} paid for {}: {} cycles.",
-                    writes(&paid),
-                    count(total.cycles)
-                );
-            }
-        }
-        let debt = fork.debt().total().cycles;
-        if event.cost > 0 && debt > 0 {
-            let times = debt as f64 / f64::from(event.cost);
-            line!(
-                lines,
-                "The debt came to {times:.1} times what the fork itself had cost."
-            );
-        }
-    }
-    let claim = "What it costs, at the fork and at each first write after it".to_owned();
-    Some(Shown {
-        claim,
-        lines,
-        holds: true,
-    })
-}
-
-fn per_page(cost: u32, pages: u32) -> String {
-    if pages == 0 {
-        return String::new();
-    }
-    format!(", {:.0} per page", f64::from(cost) / f64::from(pages))
 }

@@ -350,7 +350,7 @@ pub fn report(
         notes,
         hz,
         start,
-        costs: super::story_text::cost_table(state),
+        costs: super::costs::cost_table(state),
     }
 }
 
