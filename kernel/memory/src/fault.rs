@@ -9,8 +9,8 @@
 //! so a fault that runs out of memory changes nothing.
 
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
-use crate::descriptor::{Content, Leaf, Rights};
-use crate::frame::{Frame, Kind, PAGE_BYTES, PAGE_SIZE};
+use crate::descriptor::{Content, Leaf, Rights, bits};
+use crate::frame::{Frame, Kind, PAGE_SIZE};
 use crate::mapping::{Access, Backing, MAP_MIN, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
@@ -113,6 +113,11 @@ impl Handled {
     }
 
     #[cold]
+    fn out_of_memory(old: u64) -> Handled {
+        Handled::new(Outcome::OutOfMemory, old, old, 0, 0)
+    }
+
+    #[cold]
     fn denied(denial: Denial, old: u64) -> Handled {
         Handled {
             denial: Some(denial),
@@ -128,6 +133,7 @@ struct Page<'a, M: Mmu> {
     va: u64,
     access: Access,
     prot: Prot,
+    slot: Slot,
 }
 
 impl AddressSpace {
@@ -141,6 +147,7 @@ impl AddressSpace {
         self.fault_in(mem, index, va, request.access)
     }
 
+    #[inline]
     fn fault_in<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
@@ -149,52 +156,77 @@ impl AddressSpace {
         access: Access,
     ) -> Handled {
         let mapping = self.mappings.get(index);
+        if !mapping.prot.allows(access) {
+            return Handled::denied(Denial::Forbidden, self.leaf(mem, va));
+        }
+        let slot = match walk(&mem.mmu, self.root, va) {
+            Walk::Page(slot) => slot,
+            Walk::Shared(_) => return self.fault_below_shared(mem, index, va, access),
+            Walk::NoTable(slot) => return self.fault_without_table(mem, slot, index, va, access),
+        };
         let page = Page {
             mem,
             asid: self.asid.number(),
             va,
             access,
             prot: mapping.prot,
+            slot,
         };
-        let walk = walk(&mem.mmu, self.root, va);
-        let old = walk.read(&mem.mmu);
-        if !mapping.prot.allows(access) {
-            return Handled::denied(Denial::Forbidden, old);
-        }
-        let handled = match (walk, Leaf::from_bits(old)) {
-            (Walk::Page(slot), Some(leaf)) => match access {
-                Access::Write => page.write(slot, leaf),
-                Access::Exec => page.exec(slot, leaf),
-                Access::Read => Ok(page.read(slot, leaf)),
+        let handled = match Leaf::from_bits(slot.read(&mem.mmu)) {
+            Some(leaf) => match access {
+                Access::Write => page.write(leaf),
+                Access::Exec => page.exec(leaf),
+                // A leaf without any rights is of a PROT_NONE mapping, which has denied the access.
+                Access::Read => page.spurious(leaf),
             },
-            (Walk::Shared(_), leaf) => match leaf {
-                // The table forbids nothing but writing.
-                Some(leaf) if access != Access::Write && permits(leaf, access) => {
-                    Ok(page.spurious(leaf))
-                }
-                _ => return self.fault_below_shared(mem, index, va, access),
-            },
-            _ => match &mapping.backing {
-                Backing::Anonymous => page.fill_anonymous(walk),
+            None => match &mapping.backing {
+                Backing::Anonymous => page.fill_anonymous(),
                 Backing::File { cache, offset } => {
                     let at = offset + (va - mapping.start);
                     if at >= cache.len() {
-                        return Handled::denied(Denial::PastEnd, old);
+                        return Handled::denied(Denial::PastEnd, 0);
                     }
                     match cache.frame(mem, at / PAGE_SIZE) {
-                        Ok(frame) => page.fill_file(walk, frame, mapping.shared),
-                        Err(error) => Err(error),
+                        Ok(frame) => page.fill_file(frame, mapping.shared),
+                        Err(OutOfMemory) => Handled::out_of_memory(0),
                     }
                 }
             },
         };
-        match handled {
-            Ok(handled) => {
-                self.count(handled.old, handled.new);
-                handled
+        self.count(handled.old, handled.new);
+        handled
+    }
+
+    /// A fault where level 2 or 3 tables are missing: first the tables, then the leaf.
+    #[cold]
+    fn fault_without_table<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        slot: Slot,
+        index: usize,
+        va: u64,
+        access: Access,
+    ) -> Handled {
+        let Some(reserve) = Reserve::new(mem, slot) else {
+            return Handled::out_of_memory(0);
+        };
+        // What would fail below must not leave empty tables behind.
+        let past_end = match &self.mappings.get(index).backing {
+            Backing::File { cache, offset } => {
+                let at = offset + (va - self.mappings.get(index).start);
+                at >= cache.len()
             }
-            Err(OutOfMemory) => Handled::new(Outcome::OutOfMemory, old, old, 0, 0),
+            Backing::Anonymous => false,
+        };
+        if past_end || (access == Access::Write && mem.frames.free_count() == 0) {
+            reserve.give_back(mem);
+            return match past_end {
+                true => Handled::denied(Denial::PastEnd, 0),
+                false => Handled::out_of_memory(0),
+            };
         }
+        reserve.install(&mem.mmu, va);
+        self.fault_in(mem, index, va, access)
     }
 
     /// A fault below a shared table: first the table, then the leaf.
@@ -206,42 +238,41 @@ impl AddressSpace {
         va: u64,
         access: Access,
     ) -> Handled {
-        let before = walk(&mem.mmu, self.root, va).read(&mem.mmu);
+        let before = self.leaf(mem, va);
+        if let Some(leaf) = Leaf::from_bits(before)
+            && access != Access::Write
+            && permits(leaf, access)
+        {
+            // The table forbids nothing but writing.
+            return spurious(mem, va, self.asid(), leaf);
+        }
         let outcome = match own(mem, self.root, self.asid(), va) {
             Ok(Owned::Reused) => Outcome::TableReuse,
             Ok(_) => Outcome::TableUnshare,
-            Err(OutOfMemory) => return Handled::new(Outcome::OutOfMemory, before, before, 0, 0),
+            Err(OutOfMemory) => return Handled::out_of_memory(before),
         };
-        let leaf = Leaf::from_bits(walk(&mem.mmu, self.root, va).read(&mem.mmu));
-        if let Some(leaf) = leaf
+        if let Some(leaf) = Leaf::from_bits(self.leaf(mem, va))
             && permits(leaf, access)
         {
-            let refs = self.refs(mem, leaf);
+            let refs = refs(mem, leaf);
             return Handled::new(outcome, before, leaf.bits(), refs, refs);
         }
         let handled = self.fault_in(mem, index, va, access);
-        match handled.outcome {
-            Outcome::Denied | Outcome::OutOfMemory => handled,
-            _ => Handled {
+        if handled.succeeded() {
+            Handled {
                 outcome,
                 old: before,
                 ..handled
-            },
-        }
-    }
-
-    fn refs<M: Mmu>(&self, mem: &Memory<M>, leaf: Leaf) -> u32 {
-        if leaf.counted() {
-            mem.frames.refs(leaf.frame())
+            }
         } else {
-            0
+            handled
         }
     }
 
     /// Keeps [`Resident`](crate::Resident) in step with a leaf that changed.
     #[inline]
     fn count(&mut self, old: u64, new: u64) {
-        if old == new {
+        if (old ^ new) & (bits::VALID | bits::ANON | bits::SHARED | bits::SPECIAL) == 0 {
             return;
         }
         if let Some(leaf) = Leaf::from_bits(old) {
@@ -289,88 +320,11 @@ impl AddressSpace {
             ..handled
         }
     }
-
-    /// Writes bytes as the program would, faults included, whether or not the address space is
-    /// active: for a new program's stack. On an error what came before it is written.
-    pub fn write<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        addr: u64,
-        bytes: &[u8],
-    ) -> Result<(), Handled> {
-        self.access(
-            mem,
-            addr,
-            bytes.len(),
-            Access::Write,
-            |page, from, range| {
-                page[from..from + range.len()].copy_from_slice(&bytes[range]);
-            },
-        )
-    }
-
-    /// Reads bytes as the program would, faults included, whether or not the address space is active.
-    pub fn read<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        addr: u64,
-        to: &mut [u8],
-    ) -> Result<(), Handled> {
-        self.access(mem, addr, to.len(), Access::Read, |page, from, range| {
-            let len = range.len();
-            to[range].copy_from_slice(&page[from..from + len]);
-        })
-    }
-
-    fn access<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        addr: u64,
-        len: usize,
-        access: Access,
-        mut f: impl FnMut(&mut [u8; PAGE_BYTES], usize, core::ops::Range<usize>),
-    ) -> Result<(), Handled> {
-        let mut done = 0;
-        while done < len {
-            let at = addr.wrapping_add(done as u64);
-            let from = (at % PAGE_SIZE) as usize;
-            let n = (PAGE_BYTES - from).min(len - done);
-            let frame = self.resolve(mem, at, access)?;
-            mem.mmu
-                .with_frame(frame, &mut |page| f(page, from, done..done + n));
-            done += n;
-        }
-        Ok(())
-    }
-
-    /// The frame that an access reaches, after its fault if it has one.
-    fn resolve<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        addr: u64,
-        access: Access,
-    ) -> Result<Frame, Handled> {
-        let present = match walk(&mem.mmu, self.root, addr) {
-            _ if addr >= USER_END => None,
-            Walk::Shared(_) if access == Access::Write => None,
-            walk => Leaf::from_bits(walk.read(&mem.mmu)),
-        };
-        if let Some(leaf) = present
-            && permits(leaf, access)
-        {
-            return Ok(leaf.frame());
-        }
-        let handled = self.fault(mem, Request { addr, access });
-        match Leaf::from_bits(handled.new) {
-            Some(leaf) if handled.succeeded() && permits(leaf, access) => Ok(leaf.frame()),
-            _ => Err(handled),
-        }
-    }
 }
 
 /// The leaf lets EL0 do this.
 #[inline]
-fn permits(leaf: Leaf, access: Access) -> bool {
+pub(crate) fn permits(leaf: Leaf, access: Access) -> bool {
     match access {
         Access::Read => leaf.accessible(),
         Access::Write => leaf.writable(),
@@ -378,160 +332,146 @@ fn permits(leaf: Leaf, access: Access) -> bool {
     }
 }
 
+/// References to a leaf's frame; 0 for the zero page, which is not counted.
+fn refs<M: Mmu>(mem: &Memory<M>, leaf: Leaf) -> u32 {
+    if leaf.counted() {
+        mem.frames.refs(leaf.frame())
+    } else {
+        0
+    }
+}
+
+/// The descriptors permit what has faulted: this CPU's TLB had an older idea.
+#[cold]
+fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, asid: u16, leaf: Leaf) -> Handled {
+    forget_local(&mem.mmu, va, asid);
+    let refs = refs(mem, leaf);
+    Handled::new(Outcome::Spurious, leaf.bits(), leaf.bits(), refs, refs)
+}
+
 impl<M: Mmu> Page<'_, M> {
+    #[cold]
+    fn spurious(&self, leaf: Leaf) -> Handled {
+        spurious(self.mem, self.va, self.asid, leaf)
+    }
+
     /// A write to a page that is present.
-    #[inline]
-    fn write(&self, slot: Slot, old: Leaf) -> Result<Handled, OutOfMemory> {
+    #[inline(always)]
+    fn write(&self, old: Leaf) -> Handled {
         if old.writable() {
-            return Ok(self.spurious(old));
+            return self.spurious(old);
         }
         match old.content() {
-            Content::Shared => {
-                let refs = self.mem.frames.refs(old.frame());
-                Ok(self.make_writable(slot, old, Outcome::SharedWrite, refs))
-            }
             Content::Anon => match self.mem.frames.refs(old.frame()) {
-                1 => Ok(self.make_writable(slot, old, Outcome::CowReuse, 1)),
-                refs => self.copy(slot, old, refs),
+                1 => self.make_writable(old, Outcome::CowReuse, 1),
+                refs => self.copy(old, refs),
             },
             // The cache's own reference keeps such a frame shared even if no one else maps it.
-            Content::File => self.copy(slot, old, self.mem.frames.refs(old.frame())),
+            Content::File => self.copy(old, self.mem.frames.refs(old.frame())),
+            Content::Shared => {
+                self.make_writable(old, Outcome::SharedWrite, self.mem.frames.refs(old.frame()))
+            }
             Content::Zero => {
-                let fresh = self.mem.take(Kind::Anon).ok_or(OutOfMemory)?;
+                let Some(fresh) = self.mem.take(Kind::Anon) else {
+                    return Handled::out_of_memory(old.bits());
+                };
                 self.mem.mmu.zero_frame(fresh.frame());
                 let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-                self.swap(slot, old, new);
-                Ok(Handled::new(Outcome::CowZero, old.bits(), new.bits(), 0, 0))
+                self.swap(old, new);
+                Handled::new(Outcome::CowZero, old.bits(), new.bits(), 0, 0)
             }
         }
     }
 
     /// The frame is this address space's own (or everybody's): write it where it is.
-    #[inline]
-    fn make_writable(&self, slot: Slot, old: Leaf, outcome: Outcome, refs: u32) -> Handled {
+    #[inline(always)]
+    fn make_writable(&self, old: Leaf, outcome: Outcome, refs: u32) -> Handled {
         self.mem.frames.clear_icache_clean(old.frame());
         let new = old.with(Rights::Write);
         if old.executable() {
-            // It loses a right as well: W xor X, on all CPUs.
-            let mut flush = Flush::new(self.asid);
-            flush.set_rights(&self.mem.mmu, slot, self.va, new);
-            let _ = flush.complete(&self.mem.mmu);
+            self.set_rights_everywhere(new);
         } else {
-            relax(&self.mem.mmu, slot, self.va, self.asid, new);
+            relax(&self.mem.mmu, self.slot, self.va, self.asid, new);
         }
         Handled::new(outcome, old.bits(), new.bits(), refs, refs)
     }
 
+    /// W xor X: what gains one right and loses the other must lose it on all CPUs.
+    #[cold]
+    fn set_rights_everywhere(&self, new: Leaf) {
+        let mut flush = Flush::new(self.asid);
+        flush.set_rights(&self.mem.mmu, self.slot, self.va, new);
+        let _ = flush.complete(&self.mem.mmu);
+    }
+
     /// Somebody else maps the frame too: this address space gets a copy.
-    #[inline]
-    fn copy(&self, slot: Slot, old: Leaf, refs: u32) -> Result<Handled, OutOfMemory> {
-        let fresh = self.mem.take(Kind::Anon).ok_or(OutOfMemory)?;
+    #[inline(always)]
+    fn copy(&self, old: Leaf, refs: u32) -> Handled {
+        let Some(fresh) = self.mem.take(Kind::Anon) else {
+            return Handled::out_of_memory(old.bits());
+        };
         self.mem.mmu.copy_frame(old.frame(), fresh.frame());
         let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-        self.swap(slot, old, new);
-        Ok(Handled::new(
-            Outcome::CowCopy,
-            old.bits(),
-            new.bits(),
-            refs,
-            refs - 1,
-        ))
+        self.swap(old, new);
+        Handled::new(Outcome::CowCopy, old.bits(), new.bits(), refs, refs - 1)
     }
 
     /// Break-before-make, then the old frame's reference is dropped: not earlier.
     #[inline]
-    fn swap(&self, slot: Slot, old: Leaf, new: Leaf) {
-        let (retired, flushed) = replace(&self.mem.mmu, slot, self.va, self.asid, old, new);
+    fn swap(&self, old: Leaf, new: Leaf) {
+        let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.asid, old, new);
         self.mem.release(retired, &flushed);
     }
 
     /// An instruction fetch from a page that is present.
-    fn exec(&self, slot: Slot, old: Leaf) -> Result<Handled, OutOfMemory> {
+    fn exec(&self, old: Leaf) -> Handled {
         if old.executable() {
-            return Ok(self.spurious(old));
+            return self.spurious(old);
         }
-        let mmu = &self.mem.mmu;
         let cow = old.content() != Content::Shared;
-        let read_only = old.with(Rights::Read { exec: false, cow });
         if old.writable() {
-            // Nobody may write while the caches are cleaned, nor afterwards: W xor X.
-            let mut flush = Flush::new(self.asid);
-            flush.set_rights(mmu, slot, self.va, read_only);
-            let _ = flush.complete(mmu);
+            // Nobody may write while the caches are cleaned, nor afterwards.
+            self.set_rights_everywhere(old.with(Rights::Read { exec: false, cow }));
         }
         self.clean(old.frame());
         let new = old.with(Rights::Read { exec: true, cow });
-        relax(mmu, slot, self.va, self.asid, new);
-        let refs = if old.counted() {
-            self.mem.frames.refs(old.frame())
-        } else {
-            0
-        };
-        Ok(Handled::new(
-            Outcome::Exec,
-            old.bits(),
-            new.bits(),
-            refs,
-            refs,
-        ))
-    }
-
-    /// A read of a page that is present. (A leaf without any rights is of a PROT_NONE mapping,
-    /// which has denied the access before.)
-    fn read(&self, _: Slot, old: Leaf) -> Handled {
-        debug_assert!(old.accessible());
-        self.spurious(old)
-    }
-
-    /// The descriptors permit what has faulted: this CPU's TLB had an older idea.
-    #[cold]
-    fn spurious(&self, leaf: Leaf) -> Handled {
-        forget_local(&self.mem.mmu, self.va, self.asid);
-        let refs = if leaf.counted() {
-            self.mem.frames.refs(leaf.frame())
-        } else {
-            0
-        };
-        Handled::new(Outcome::Spurious, leaf.bits(), leaf.bits(), refs, refs)
+        relax(&self.mem.mmu, self.slot, self.va, self.asid, new);
+        let refs = refs(self.mem, old);
+        Handled::new(Outcome::Exec, old.bits(), new.bits(), refs, refs)
     }
 
     /// The first access to an anonymous page.
-    #[inline]
-    fn fill_anonymous(&self, walk: Walk) -> Result<Handled, OutOfMemory> {
-        let reserve = Reserve::new(self.mem, walk).ok_or(OutOfMemory)?;
+    #[inline(always)]
+    fn fill_anonymous(&self) -> Handled {
         if self.access != Access::Write {
             let new = self.readable(self.mem.zero_page(), Content::Zero);
-            return Ok(self.make(reserve, Outcome::ZeroPage, new));
+            return self.make(Outcome::ZeroPage, new);
         }
         let Some(fresh) = self.mem.take(Kind::Anon) else {
-            reserve.give_back(self.mem);
-            return Err(OutOfMemory);
+            return Handled::out_of_memory(0);
         };
         self.mem.mmu.zero_frame(fresh.frame());
         let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-        Ok(self.make(reserve, Outcome::ZeroFill, new))
+        self.make(Outcome::ZeroFill, new)
     }
 
     /// The first access to a page of a file; `frame` is the cache's.
-    fn fill_file(&self, walk: Walk, frame: Frame, shared: bool) -> Result<Handled, OutOfMemory> {
-        let reserve = Reserve::new(self.mem, walk).ok_or(OutOfMemory)?;
+    fn fill_file(&self, frame: Frame, shared: bool) -> Handled {
         if self.access == Access::Write && !shared {
             let Some(fresh) = self.mem.take(Kind::Anon) else {
-                reserve.give_back(self.mem);
-                return Err(OutOfMemory);
+                return Handled::out_of_memory(0);
             };
             self.mem.mmu.copy_frame(frame, fresh.frame());
             let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-            return Ok(self.make(reserve, Outcome::FileCopy, new));
+            return self.make(Outcome::FileCopy, new);
         }
         if self.mem.share(frame).is_err() {
-            reserve.give_back(self.mem);
-            return Err(OutOfMemory);
+            return Handled::out_of_memory(0);
         }
         if self.access == Access::Write {
             self.mem.frames.clear_icache_clean(frame);
             let new = Leaf::new(frame, Content::Shared, Rights::Write);
-            return Ok(self.make(reserve, Outcome::SharedWrite, new));
+            return self.make(Outcome::SharedWrite, new);
         }
         let new = self.readable(
             frame,
@@ -541,12 +481,15 @@ impl<M: Mmu> Page<'_, M> {
                 Content::File
             },
         );
-        let outcome = if self.access == Access::Exec {
-            Outcome::Exec
-        } else {
-            Outcome::FileRead
-        };
-        Ok(self.make(reserve, outcome, new))
+        let exec = self.access == Access::Exec;
+        self.make(
+            if exec {
+                Outcome::Exec
+            } else {
+                Outcome::FileRead
+            },
+            new,
+        )
     }
 
     /// A read-only leaf; executable if the mapping is, which saves code that is read first a fault.
@@ -556,20 +499,13 @@ impl<M: Mmu> Page<'_, M> {
         if exec {
             self.clean(frame);
         }
-        Leaf::new(
-            frame,
-            content,
-            Rights::Read {
-                exec,
-                cow: content != Content::Shared,
-            },
-        )
+        let cow = content != Content::Shared;
+        Leaf::new(frame, content, Rights::Read { exec, cow })
     }
 
-    #[inline]
-    fn make(&self, reserve: Reserve, outcome: Outcome, new: Leaf) -> Handled {
-        let slot = reserve.install(&self.mem.mmu, self.va);
-        make(&self.mem.mmu, slot, new);
+    #[inline(always)]
+    fn make(&self, outcome: Outcome, new: Leaf) -> Handled {
+        make(&self.mem.mmu, self.slot, new);
         Handled::new(outcome, 0, new.bits(), 0, 0)
     }
 

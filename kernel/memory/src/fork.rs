@@ -29,8 +29,8 @@ pub enum ForkMode {
 /// What fork did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ForkCounts {
-    /// Private frames that both now map by tables of their own: those of shared tables are not
-    /// looked at.
+    /// Private pages that both now map by tables of their own (the zero page not counted). Pages
+    /// below shared tables are not looked at.
     pub shared: u32,
     /// Leaf descriptors of the parent that were write-protected.
     pub protected: u32,
@@ -242,7 +242,7 @@ impl Child {
                 let table = self.table_for(mem, va)?;
                 if old.counted() {
                     mem.share(old.frame())?;
-                    self.counts.shared += u32::from(old.content() == Content::Anon);
+                    self.counts.shared += u32::from(old.content() != Content::Shared);
                 }
                 self.add(mmu, Slot { table, ..slot }, new);
             }

@@ -151,6 +151,11 @@ struct Free {
     untouched: [Range<u32>; UNTOUCHED],
 }
 
+#[cold]
+fn untouched(free: &mut Free) -> Option<u32> {
+    free.untouched.iter_mut().find_map(|range| range.next())
+}
+
 /// All frames: metadata by frame number, and the allocator. Allocation and release are O(1).
 pub struct Frames {
     meta: &'static [FrameMeta],
@@ -246,7 +251,7 @@ impl Frames {
             free.head = self.meta[index as usize].link.load(Ordering::Relaxed);
             index
         } else {
-            free.untouched.iter_mut().find_map(|range| range.next())?
+            untouched(&mut free)?
         };
         free.count -= 1;
         drop(free);

@@ -17,6 +17,7 @@
 
 extern crate alloc;
 
+mod access;
 mod asid;
 mod cache;
 mod change;

@@ -176,39 +176,21 @@ fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) {
 pub(crate) struct Reserve {
     slot: Slot,
     l2: Option<Fresh>,
-    l3: Option<Fresh>,
+    l3: Fresh,
 }
 
 impl Reserve {
-    /// `None`: out of memory.
-    #[inline]
-    pub fn new<M: Mmu>(mem: &Memory<M>, walk: Walk) -> Option<Reserve> {
-        match walk {
-            Walk::Page(slot) => Some(Reserve {
-                slot,
-                l2: None,
-                l3: None,
-            }),
-            Walk::Shared(_) => unreachable!("a shared table is owned before it is filled"),
-            Walk::NoTable(slot) => Reserve::tables(mem, slot),
-        }
-    }
-
-    #[cold]
-    fn tables<M: Mmu>(mem: &Memory<M>, slot: Slot) -> Option<Reserve> {
+    /// The tables that a walk to an empty entry of level 1 or 2 lacks. `None`: out of memory.
+    pub fn new<M: Mmu>(mem: &Memory<M>, slot: Slot) -> Option<Reserve> {
         let l3 = mem.take_table()?;
         if slot.level == 2 {
-            return Some(Reserve {
-                slot,
-                l2: None,
-                l3: Some(l3),
-            });
+            return Some(Reserve { slot, l2: None, l3 });
         }
         match mem.take_table() {
             Some(l2) => Some(Reserve {
                 slot,
                 l2: Some(l2),
-                l3: Some(l3),
+                l3,
             }),
             None => {
                 mem.give_back(l3);
@@ -217,11 +199,9 @@ impl Reserve {
         }
     }
 
-    /// Links the tables, and gives the level 3 entry.
-    #[inline]
-    pub fn install<M: Mmu>(self, mmu: &M, va: u64) -> Slot {
-        let Some(l3) = self.l3 else { return self.slot };
-        let l3 = l3.into_frame();
+    /// Links the tables. A leaf follows, whose barrier completes this.
+    pub fn install<M: Mmu>(self, mmu: &M, va: u64) {
+        let l3 = self.l3.into_frame();
         // Bottom up: the walker sees a whole path or none.
         match self.l2 {
             Some(l2) => {
@@ -231,13 +211,12 @@ impl Reserve {
             }
             None => link(mmu, self.slot, l3),
         }
-        Slot::new(l3, 3, va)
     }
 
-    #[cold]
     pub fn give_back<M: Mmu>(self, mem: &Memory<M>) {
-        for table in [self.l2, self.l3].into_iter().flatten() {
-            mem.give_back(table);
+        mem.give_back(self.l3);
+        if let Some(l2) = self.l2 {
+            mem.give_back(l2);
         }
     }
 }
