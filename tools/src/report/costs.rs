@@ -121,7 +121,7 @@ pub(super) fn costs(evidence: &Evidence, state: &State) -> Option<Shown> {
     Some(Shown {
         claim,
         lines,
-        holds: true,
+        holds: Some(true),
     })
 }
 

@@ -176,10 +176,8 @@ fn warn(state: &State, symbols: &Symbols) {
         eprintln!("note: {problem}");
     }
     let events = state.machine.events.iter().sum();
-    if state.losses.any() {
-        let line = summary_text::loss_line(&state.losses, state.frames, events);
-        let _ = writeln!(anstream::stderr(), "{line}");
-    }
+    let line = summary_text::loss_line(&state.losses, state.frames, events);
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 impl ExplainArgs {

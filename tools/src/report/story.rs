@@ -104,9 +104,16 @@ pub struct Switches {
     pub tlbis: [u64; 3],
     /// TLBIs that page faults report between the first and the last.
     pub by_faults: u64,
+    /// Calls between them that may also invalidate: forks, unmappings, ends of address spaces.
+    pub other_calls: u64,
 }
 
 impl Switches {
+    /// TLBIs between the first and the last switch that no page fault reports.
+    pub fn unexplained(&self) -> u64 {
+        self.moved().saturating_sub(self.by_faults)
+    }
+
     /// TLBIs between the first and the last switch.
     pub fn moved(&self) -> u64 {
         self.tlbis[2].saturating_sub(self.tlbis[0])
@@ -185,6 +192,7 @@ struct Seen {
     ttbr0: u64,
     tlbis: u64,
     by_faults: u64,
+    other_calls: u64,
 }
 
 /// What one CPU did last.
@@ -192,6 +200,7 @@ struct Seen {
 struct Cpu {
     recent: [Seen; 2],
     by_faults: u64,
+    other_calls: u64,
 }
 
 /// Collects the evidence.
@@ -268,10 +277,9 @@ impl Story {
                 place.resolve(machine, symbols);
             }
         }
-        let switches = chain
-            .as_ref()
-            .and_then(|chain| chain.switches)
-            .or(self.any_switches);
+        let of_chain = chain.as_ref().and_then(|chain| chain.switches);
+        let both = [of_chain, self.any_switches].into_iter().flatten();
+        let switches = both.min_by_key(Switches::unexplained);
         if let Some(exec) = &mut self.exec {
             exec.first.resolve(machine, symbols);
         }
@@ -313,6 +321,7 @@ impl Story {
             ttbr0,
             tlbis,
             by_faults: cpu.by_faults,
+            other_calls: cpu.other_calls,
         };
         let [first, second] = cpu.recent;
         cpu.recent = [second, now];
@@ -325,6 +334,7 @@ impl Story {
             spaces: [first.space, second.space, space],
             tlbis: [first.tlbis, second.tlbis, tlbis],
             by_faults: now.by_faults - first.by_faults,
+            other_calls: now.other_calls - first.other_calls,
         };
         let fewer = |best: &Switches| seen.moved() < best.moved();
         let key = pair(space, second.space);
@@ -561,9 +571,15 @@ impl Observer for Story {
             } => {
                 self.switch(cpu, record.time, space, ttbr0, tlbis);
             }
-            Event::SpaceEnd { space, .. } => self.space_end(space),
+            Event::SpaceEnd { space, .. } => {
+                self.cpus.entry(cpu).or_default().other_calls += 1;
+                self.space_end(space);
+            }
             Event::Fault(ref fault) if fault.tlbis > 0 => {
                 self.cpus.entry(cpu).or_default().by_faults += u64::from(fault.tlbis);
+            }
+            Event::Fork(_) | Event::Exec { .. } | Event::Unmap { .. } | Event::Protect { .. } => {
+                self.cpus.entry(cpu).or_default().other_calls += 1;
             }
             _ => {}
         }

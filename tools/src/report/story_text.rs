@@ -17,7 +17,7 @@ pub struct Step {
     pub number: u8,
     /// What it claims.
     pub claim: String,
-    /// Whether the evidence supports the claim; `None`: not seen in this trace.
+    /// Whether the evidence supports the claim; `None`: not seen, or the trace cannot tell.
     pub holds: Option<bool>,
     /// The evidence, in lines.
     #[serde(skip)]
@@ -101,7 +101,7 @@ pub fn render(steps: &[Step]) -> String {
 pub(super) struct Shown {
     pub(super) claim: String,
     pub(super) lines: String,
-    pub(super) holds: bool,
+    pub(super) holds: Option<bool>,
 }
 
 fn step(number: u8, shown: Option<Shown>, claim: &str, needs: &str) -> Step {
@@ -113,7 +113,7 @@ fn step(number: u8, shown: Option<Shown>, claim: &str, needs: &str) -> Step {
         }) => Step {
             number,
             claim,
-            holds: Some(holds),
+            holds,
             lines,
         },
         None => Step {
@@ -191,7 +191,7 @@ fn one_page(chain: &Chain) -> Shown {
     Shown {
         claim: "A maps a page at V; V translates to frame F".to_owned(),
         lines,
-        holds: true,
+        holds: Some(true),
     }
 }
 
@@ -242,7 +242,7 @@ fn forked(chain: &Chain) -> Shown {
     Shown {
         claim: "A forks B: two roots, two ASIDs, one frame, and nobody may write".to_owned(),
         lines,
-        holds: distinct && same,
+        holds: Some(distinct && same),
     }
 }
 
@@ -283,7 +283,7 @@ fn switched(switches: &Switches, evidence: &Evidence, state: &State) -> Shown {
     }
     lines.push_str(&table(&rows, &[1, 2], "     "));
     let moved = switches.moved();
-    let others = moved.saturating_sub(switches.by_faults);
+    let others = switches.unexplained();
     let of = format!("({} in the trace)", plural(evidence.switch_count, "switch"));
     if moved == 0 {
         line!(
@@ -293,16 +293,18 @@ fn switched(switches: &Switches, evidence: &Evidence, state: &State) -> Shown {
     } else {
         line!(
             lines,
-            "{} between them: {} by page faults, {} by other calls {of}",
+            "{} between them: {} by page faults, {} in {} {of}",
             plural(moved, "TLBI"),
             switches.by_faults,
-            others
+            others,
+            plural(switches.other_calls, "other call")
         );
     }
     Shown {
         claim: "The scheduler switches A, B, A: one register write, no TLB flush".to_owned(),
         lines,
-        holds: others == 0,
+        // A call in between may have needed them: then this says nothing of the switch.
+        holds: (others == 0 || switches.other_calls == 0).then_some(others == 0),
     }
 }
 
@@ -360,7 +362,7 @@ fn copied(chain: &Chain) -> Shown {
     Shown {
         claim: format!("{writer} writes V: F is shared, so {writer} gets a copy, G"),
         lines,
-        holds,
+        holds: Some(holds),
     }
 }
 
@@ -421,7 +423,7 @@ fn reused(chain: &Chain, evidence: &Evidence) -> Option<Shown> {
             "{other}'s entry was not touched by {writer}'s write; as the last owner it writes in place"
         ),
         lines,
-        holds,
+        holds: Some(holds),
     })
 }
 
@@ -480,7 +482,7 @@ fn exec(exec: &Exec) -> Shown {
         claim: "A child that execs gives its share back: the parent's writes copy nothing"
             .to_owned(),
         lines,
-        holds: after.copies.count == 0 && after.reuses.count > 0,
+        holds: Some(after.copies.count == 0 && after.reuses.count > 0),
     }
 }
 
@@ -525,7 +527,7 @@ fn vfork(vfork: &Vfork) -> Shown {
     Shown {
         claim: "vfork shares everything: no table, no protection, no fault".to_owned(),
         lines,
-        holds,
+        holds: Some(holds),
     }
 }
 

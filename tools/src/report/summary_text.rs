@@ -193,7 +193,11 @@ fn processes(text: &mut String, report: &Report, top: usize) {
         rows.push(row);
     }
     if let Some((number, activity)) = &report.other_processes {
-        let mut row = vec!["...".to_owned(), plural(*number, "more"), String::new()];
+        let mut row = vec![
+            "...".to_owned(),
+            format!("{} more", count(*number)),
+            String::new(),
+        ];
         row.extend(activity_cells(activity));
         rows.push(row);
     }
