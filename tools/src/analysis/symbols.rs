@@ -71,18 +71,18 @@ pub fn short_name(name: &str) -> String {
     // Without what is between angle brackets, but for the type that a method belongs to.
     let mut plain = String::with_capacity(name.len());
     let (mut depth, mut kept) = (0u32, 0u32);
-    let mut rest = name;
+    let (mut rest, mut before) = (name, ' ');
     while let Some(letter) = rest.chars().next() {
         match letter {
             '<' if depth == 0 && plain.is_empty() => (depth, kept) = (1, 1),
             '<' => depth += 1,
             // The arrow of a function type is no bracket.
-            '>' if !plain.ends_with('-') => depth = depth.saturating_sub(1),
+            '>' if before != '-' => depth = depth.saturating_sub(1),
             ' ' if depth == 1 && kept == 1 && rest.starts_with(" as ") => kept = 0,
             _ if depth == 0 || depth == kept => plain.push(letter),
             _ => {}
         }
-        rest = &rest[letter.len_utf8()..];
+        (rest, before) = (&rest[letter.len_utf8()..], letter);
     }
     let parts: Vec<&str> = plain.split("::").filter(|part| !part.is_empty()).collect();
     let short = parts[parts.len().saturating_sub(2)..].join("::");
