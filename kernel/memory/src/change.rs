@@ -87,7 +87,7 @@ impl Retired {
 }
 
 /// A leaf for an entry that was empty.
-#[inline]
+#[inline(always)]
 pub(crate) fn make<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
     debug_assert_eq!(slot.read(mmu), 0, "make over something");
     mmu.barrier(Barrier::DmbIshst);
@@ -110,7 +110,7 @@ pub(crate) fn prepare<M: Mmu>(mmu: &M, slot: Slot, value: u64) {
 }
 
 /// More rights for the same frame.
-#[inline]
+#[inline(always)]
 pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, asid: u16, new: Leaf) {
     debug_assert!(same_frame(slot.read(mmu), new), "relax changes the frame");
     slot.write(mmu, new.bits());
@@ -187,7 +187,7 @@ pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, asid: u16) {
 }
 
 /// Another frame in place of the one that is mapped.
-#[inline]
+#[inline(always)]
 pub(crate) fn replace<M: Mmu>(
     mmu: &M,
     slot: Slot,

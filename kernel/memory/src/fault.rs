@@ -147,7 +147,9 @@ impl AddressSpace {
         self.fault_in(mem, index, va, request.access)
     }
 
-    #[inline]
+    /// Inlined into `fault`, whose common cases are then one function without calls; the rare ones
+    /// come back through `fault_again`.
+    #[inline(always)]
     fn fault_in<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
@@ -197,6 +199,17 @@ impl AddressSpace {
         handled
     }
 
+    #[cold]
+    fn fault_again<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        index: usize,
+        va: u64,
+        access: Access,
+    ) -> Handled {
+        self.fault_in(mem, index, va, access)
+    }
+
     /// A fault where level 2 or 3 tables are missing: first the tables, then the leaf.
     #[cold]
     fn fault_without_table<M: Mmu>(
@@ -226,7 +239,7 @@ impl AddressSpace {
             };
         }
         reserve.install(&mem.mmu, va);
-        self.fault_in(mem, index, va, access)
+        self.fault_again(mem, index, va, access)
     }
 
     /// A fault below a shared table: first the table, then the leaf.
@@ -257,7 +270,7 @@ impl AddressSpace {
             let refs = refs(mem, leaf);
             return Handled::new(outcome, before, leaf.bits(), refs, refs);
         }
-        let handled = self.fault_in(mem, index, va, access);
+        let handled = self.fault_again(mem, index, va, access);
         if handled.succeeded() {
             Handled {
                 outcome,
@@ -309,7 +322,7 @@ impl AddressSpace {
             return Handled::denied(Denial::Unmapped, 0);
         }
         self.mappings.set_start(index, va);
-        let handled = self.fault_in(mem, index, va, access);
+        let handled = self.fault_again(mem, index, va, access);
         if handled.outcome == Outcome::OutOfMemory {
             self.mappings.set_start(index, start);
             return handled;
@@ -417,7 +430,7 @@ impl<M: Mmu> Page<'_, M> {
     }
 
     /// Break-before-make, then the old frame's reference is dropped: not earlier.
-    #[inline]
+    #[inline(always)]
     fn swap(&self, old: Leaf, new: Leaf) {
         let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.asid, old, new);
         self.mem.release(retired, &flushed);
