@@ -487,7 +487,14 @@ impl Story {
         };
         let place = || Place::new(machine, event.parent_space, event.pc);
         if event.mode == ForkMode::Vfork {
-            if self.vfork.is_none() {
+            // The best evidence is a child that found all its pages in place.
+            let faulted = |vfork: &Vfork| {
+                machine
+                    .forks
+                    .get(vfork.fork.id)
+                    .is_none_or(|fork| fork.parting.is_some() && fork.child_faults > 0)
+            };
+            if self.vfork.as_ref().is_none_or(faulted) {
                 let parent = party(machine, event.parent, event.parent_space);
                 self.vfork = Some(Vfork {
                     parent,
