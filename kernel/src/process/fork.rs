@@ -152,7 +152,7 @@ fn start_thread(
     let parent = current();
     parent.save_user_state();
     let mut start = Start {
-        frame: frame.clone(),
+        frame: *frame,
         fp: parent.fp(),
         thread_pointer: parent.thread_pointer(),
         ..Start::default()

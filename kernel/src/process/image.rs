@@ -21,7 +21,7 @@ pub const STACK_LIMIT: u64 = 8 << 20;
 /// How much of it is mapped from the start, besides what the arguments take.
 const STACK_START: u64 = 128 << 10;
 /// Where programs go that may go anywhere: two thirds up, as on Linux.
-const RELOCATABLE_BASE: u64 = USER_END / 3 * 2 & !0xffff;
+const RELOCATABLE_BASE: u64 = (USER_END / 3 * 2) & !0xffff;
 /// Clock ticks per second that `times` counts in.
 pub const USER_HZ: u64 = 100;
 /// The most bytes of arguments and environment, pointers included: a quarter of the stack.

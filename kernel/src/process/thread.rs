@@ -103,7 +103,7 @@ impl Thread {
         let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
         let frame = frame_of(&stack);
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
-        unsafe { frame.write(start.frame.clone()) };
+        unsafe { frame.write(start.frame) };
         let own = Own {
             context: UnsafeCell::new(Context::new(frame.addr() as u64, start.entry, frame.addr())),
             fp: UnsafeCell::new(start.fp.clone()),

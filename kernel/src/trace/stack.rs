@@ -10,7 +10,7 @@ pub fn walk(frame: &TrapFrame) -> Stack {
     let mut stack = Stack::default();
     let mut record = frame.x[29];
     fault::without_faults(|| {
-        while usize::from(stack.depth) < STACK_DEPTH && record != 0 && record % 8 == 0 {
+        while usize::from(stack.depth) < STACK_DEPTH && record != 0 && record.is_multiple_of(8) {
             let mut words = [0; 16];
             if uaccess::read(&mut words, record).is_err() {
                 break;
