@@ -1,1 +1,27 @@
 //! Boots machines, runs programs, checks traces.
+//!
+//! A test says what it boots, and gets back what came of it:
+//!
+//! ```no_run
+//! # use tests::{Board, Boot};
+//! let run = Boot::on(Board::Virt).lossless().run(&["story", "child"]);
+//! run.expect_status(0).expect_sound();
+//! assert_eq!(run.stdout().lines().count(), 8);
+//! ```
+//!
+//! Kernel and programs are built by the code that `cowscope run` uses. What a machine lacks is
+//! installed by it too; when that fails, so does the test. The trace of a test that fails is left
+//! below `target/`, and its place is named.
+
+mod boot;
+mod run;
+mod system;
+mod trace;
+pub mod user_mode;
+
+pub use boot::Boot;
+pub use run::Run;
+pub use system::{System, cowscope, system};
+pub use tools::cli::{ForkMode, TraceLevel};
+pub use tools::machine::{Board, Size};
+pub use trace::{Frame, Trace};

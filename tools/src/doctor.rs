@@ -1,6 +1,5 @@
 //! `cowscope doctor`: what this machine has of all that is needed, and how to get the rest.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -45,8 +44,8 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     }
     let checks = checks();
     match args.format {
-        DoctorFormat::Text => std::io::stdout().write_all(text(&checks).as_bytes())?,
-        DoctorFormat::Json => writeln!(std::io::stdout(), "{:#}", json(&checks))?,
+        DoctorFormat::Text => print!("{}", text(&checks)),
+        DoctorFormat::Json => println!("{:#}", json(&checks)),
     }
     let healthy = checks.iter().all(|check| check.ok || !check.required);
     Ok(if healthy { Exit::Ok } else { Exit::Finding }.into())

@@ -1,6 +1,5 @@
 //! `cowscope run`: from source to an explained trace.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -125,8 +124,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         true => Exit::Ok as u8,
         false => {
             let elves: Vec<_> = [built.kernel].into_iter().chain(program.file).collect();
-            // The programs printed on the same terminal. Who closed it will be noticed below.
-            let _ = writeln!(std::io::stdout());
+            // The programs printed on the same terminal.
+            println!();
             record::report(output.path(), &elves, program.is_story)?
         }
     };

@@ -89,8 +89,11 @@ fn record(
     tlbis: u64,
 ) {
     let tlbis = arch::mmu::tlbi_count() - tlbis;
-    // Before the walk: what tracing costs is not the fault's.
-    let cost = arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32;
+    let stack = if trace::stacks() {
+        trace::stack::walk(frame)
+    } else {
+        event::Stack::default()
+    };
     trace::emit(Event::Fault(Fault {
         outcome,
         access: abort.access,
@@ -98,7 +101,7 @@ fn record(
         pid: thread.process.pid,
         space: space.serial,
         asid: space.asid,
-        cost,
+        cost: arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32,
         pc: frame.pc,
         addr: abort.addr,
         esr: abort.esr as u32,
@@ -107,7 +110,7 @@ fn record(
         refs: handled.map_or(0, |handled| handled.refs),
         refs_after: handled.map_or(0, |handled| handled.refs_after),
         tlbis: tlbis as u8,
-        stack: trace::stack::of(frame),
+        stack,
     }));
 }
 

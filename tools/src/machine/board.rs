@@ -136,6 +136,8 @@ pub struct Hardware {
     pub memory: Size,
     /// Version of the interrupt controller, on virt.
     pub gic: u8,
+    /// Whether virt's CPUs start at EL2, as those of the other boards do, instead of EL1.
+    pub el2: bool,
 }
 
 impl Hardware {
@@ -153,6 +155,7 @@ impl Hardware {
             cpus: 4,
             memory,
             gic: 2,
+            el2: false,
         }
     }
 

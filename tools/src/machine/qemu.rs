@@ -74,7 +74,15 @@ impl Setup {
                 } else {
                     "on"
                 };
-                format!("virt,gic-version={},dtb-randomness={random}", hardware.gic)
+                let el2 = if hardware.el2 {
+                    ",virtualization=on"
+                } else {
+                    ""
+                };
+                format!(
+                    "virt,gic-version={},dtb-randomness={random}{el2}",
+                    hardware.gic
+                )
             }
             board => board.name().to_owned(),
         }

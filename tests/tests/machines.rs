@@ -1,0 +1,83 @@
+//! The same image on machines that differ in CPU, interrupt controller, exception level, number
+//! of CPUs and RAM.
+
+use tests::{Board, Boot, Run};
+
+/// Boots a short program that needs the timer and forks; what the hello must say.
+#[track_caller]
+fn runs(boot: Boot, cpus: u8, mebibytes: u64) -> Run {
+    let run = boot.run(&["fp"]);
+    run.expect_status(0).expect_whole();
+    let about = run.state().about.as_ref().expect("a hello");
+    assert_eq!(about.cpus, cpus);
+    let ram = about.ram_bytes;
+    let all = mebibytes << 20;
+    // What is managed is all but the image, the ramdisk and what firmware keeps.
+    assert!(
+        ram <= all && ram >= all - all / 8 - (32 << 20),
+        "{} of {mebibytes} MiB",
+        ram >> 20
+    );
+    assert!(about.counter_hz > 1_000_000);
+    assert!(about.same_definitions);
+    let switches = run.trace.events();
+    let switches = switches.filter(|e| matches!(e, wire::event::Event::Switch { .. }));
+    assert!(switches.count() > 100);
+    run
+}
+
+/// Implementer and part number of MIDR_EL1.
+fn part(run: &Run) -> (u64, u64) {
+    let midr = run.state().about.as_ref().expect("a hello").midr;
+    (midr >> 24, midr >> 4 & 0xfff)
+}
+
+fn board(run: &Run) -> &str {
+    &run.state().about.as_ref().expect("a hello").board
+}
+
+const ARM: u64 = 0x41;
+
+#[test]
+fn cpu_models() {
+    for (model, number) in [
+        ("cortex-a53", 0xd03),
+        ("cortex-a72", 0xd08),
+        ("cortex-a76", 0xd0b),
+    ] {
+        let run = runs(Boot::on(Board::Virt).cpu(model), 4, 1024);
+        assert_eq!(part(&run), (ARM, number), "{model}");
+        assert!(board(&run).contains("virt"), "{}", board(&run));
+    }
+    // Whatever this QEMU knows of the architecture.
+    let run = runs(Boot::on(Board::Virt).cpu("max"), 4, 1024);
+    assert_eq!(part(&run), (0, 0x51));
+}
+
+#[test]
+fn interrupt_controllers_and_exception_levels() {
+    for gic in [2, 3] {
+        runs(Boot::on(Board::Virt).gic(gic), 4, 1024);
+        runs(Boot::on(Board::Virt).gic(gic).el2(), 4, 1024);
+    }
+    runs(Boot::on(Board::Virt).cpu("max").gic(3).el2(), 4, 1024);
+}
+
+#[test]
+fn numbers_of_cpus_and_amounts_of_memory() {
+    runs(Boot::on(Board::Virt).cpus(1).memory(128), 1, 128);
+    runs(Boot::on(Board::Virt).cpus(8).memory(256), 8, 256);
+    runs(Boot::on(Board::Virt).cpus(4).memory(4096), 4, 4096);
+}
+
+#[test]
+fn raspberry_pis() {
+    // Without a device tree the boot loader tells of 960 MiB: the GPU has the rest of the first GiB,
+    // and of the second one on a Pi 4 it says nothing.
+    let run = runs(Boot::on(Board::Raspi3b), 4, 960);
+    assert_eq!(part(&run), (ARM, 0xd03));
+    assert!(board(&run).contains('3'), "{}", board(&run));
+    let run = runs(Boot::on(Board::Raspi4b), 4, 960);
+    assert_eq!(part(&run), (ARM, 0xd08));
+    assert!(board(&run).contains('4'), "{}", board(&run));
+}
