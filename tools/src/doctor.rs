@@ -1,5 +1,6 @@
 //! `cowscope doctor`: what this machine has of all that is needed, and how to get the rest.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -44,8 +45,8 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     }
     let checks = checks();
     match args.format {
-        DoctorFormat::Text => print!("{}", text(&checks)),
-        DoctorFormat::Json => println!("{:#}", json(&checks)),
+        DoctorFormat::Text => std::io::stdout().write_all(text(&checks).as_bytes())?,
+        DoctorFormat::Json => writeln!(std::io::stdout(), "{:#}", json(&checks))?,
     }
     let healthy = checks.iter().all(|check| check.ok || !check.required);
     Ok(if healthy { Exit::Ok } else { Exit::Finding }.into())

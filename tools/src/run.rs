@@ -1,5 +1,6 @@
 //! `cowscope run`: from source to an explained trace.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -124,8 +125,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         true => Exit::Ok as u8,
         false => {
             let elves: Vec<_> = [built.kernel].into_iter().chain(program.file).collect();
-            // The programs printed on the same terminal.
-            println!();
+            // The programs printed on the same terminal. Who closed it will be noticed below.
+            let _ = writeln!(std::io::stdout());
             record::report(output.path(), &elves, program.is_story)?
         }
     };

@@ -89,11 +89,8 @@ fn record(
     tlbis: u64,
 ) {
     let tlbis = arch::mmu::tlbi_count() - tlbis;
-    let stack = if trace::stacks() {
-        trace::stack::walk(frame)
-    } else {
-        event::Stack::default()
-    };
+    // Before the walk: what tracing costs is not the fault's.
+    let cost = arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32;
     trace::emit(Event::Fault(Fault {
         outcome,
         access: abort.access,
@@ -101,7 +98,7 @@ fn record(
         pid: thread.process.pid,
         space: space.serial,
         asid: space.asid,
-        cost: arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32,
+        cost,
         pc: frame.pc,
         addr: abort.addr,
         esr: abort.esr as u32,
@@ -110,7 +107,7 @@ fn record(
         refs: handled.map_or(0, |handled| handled.refs),
         refs_after: handled.map_or(0, |handled| handled.refs_after),
         tlbis: tlbis as u8,
-        stack,
+        stack: trace::stack::of(frame),
     }));
 }
 

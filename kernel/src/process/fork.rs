@@ -124,6 +124,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         tables_shared: counts.tables_shared,
         cost: arch::time::cycles().wrapping_sub(start) as u32,
         pc: frame.pc,
+        stack: trace::stack::of(frame),
     }));
     child.announce();
     if mode != ForkMode::Vfork {

@@ -4,9 +4,19 @@ use crate::arch::{trap::TrapFrame, uaccess};
 use crate::process::fault;
 use wire::event::{STACK_DEPTH, Stack};
 
+/// The call stack of the user code that entered the kernel; empty with `stacks=off`.
+#[inline]
+pub fn of(frame: &TrapFrame) -> Stack {
+    if super::stacks() {
+        walk(frame)
+    } else {
+        Stack::default()
+    }
+}
+
 /// Walks the frame records from x29. It stops at the first that is unaligned, not above the one
 /// before, or not in memory: a walk causes no page fault of its own.
-pub fn walk(frame: &TrapFrame) -> Stack {
+fn walk(frame: &TrapFrame) -> Stack {
     let mut stack = Stack::default();
     let mut record = frame.x[29];
     fault::without_faults(|| {

@@ -144,7 +144,7 @@ pub enum Origin {
 pub const STACK_DEPTH: usize = 8;
 
 /// The user's return addresses at a fault, innermost first, from its frame records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Schema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
 pub struct Stack {
     /// How many of `pcs` are valid.
     pub depth: u8,
@@ -218,6 +218,8 @@ pub struct Fork {
     pub cost: u32,
     /// The return address of the system call.
     pub pc: u64,
+    /// The caller's call stack.
+    pub stack: Stack,
 }
 
 /// What backs a mapping.

@@ -3,7 +3,7 @@
 
 use crate::codec::{Port, Stop};
 use crate::descriptor::{attributes_of, descriptor, frame_of};
-use crate::event::{Backing, Barrier, Event, Fork, ForkMode, KINDS, Map, Region, TlbiOp};
+use crate::event::{Backing, Barrier, Event, Fork, ForkMode, KINDS, Map, Region, Stack, TlbiOp};
 use crate::faults::{BLANK_FAULT, KIND_FAULT};
 
 /// What the last scheduler and `trace=mmu` events said.
@@ -338,6 +338,7 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             tables_shared: 0,
             cost: 0,
             pc: 0,
+            stack: Stack::default(),
         }),
         4 => Event::Exec {
             pid: 0,

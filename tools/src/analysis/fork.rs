@@ -68,6 +68,8 @@ pub struct Fork {
     pub event: event::Fork,
     /// Where in the parent's program the call is.
     pub code: Option<Code>,
+    /// Its callers, innermost first.
+    pub callers: Vec<Code>,
     /// First writes by the parent while the child still had its share.
     pub parent: Writes,
     /// First writes by the parent after the child had gone.
@@ -132,7 +134,13 @@ pub struct Forks {
 
 impl Forks {
     /// A fork happened.
-    pub fn add(&mut self, time: u64, event: &event::Fork, code: Option<Code>) -> ForkId {
+    pub fn add(
+        &mut self,
+        time: u64,
+        event: &event::Fork,
+        code: Option<Code>,
+        callers: Vec<Code>,
+    ) -> ForkId {
         self.last += 1;
         let id = self.last;
         let totals = &mut self.totals[event.mode as usize];
@@ -148,6 +156,7 @@ impl Forks {
             time,
             event: *event,
             code,
+            callers,
             parent: Writes::default(),
             parent_after: Writes::default(),
             child: Writes::default(),
@@ -264,8 +273,9 @@ mod tests {
                 tables_shared: 0,
                 cost: 5,
                 pc: 0,
+                stack: event::Stack::default(),
             };
-            forks.add(u64::from(child), &event, None);
+            forks.add(u64::from(child), &event, None, Vec::new());
         }
         assert_eq!(forks.iter().count(), LIVE_MAX);
         assert!(forks.of_child(2).is_none() && forks.of_child(12).is_some());

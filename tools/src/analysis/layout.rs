@@ -87,7 +87,8 @@ impl Machine {
 
     pub(super) fn fork(&mut self, time: u64, fork: &event::Fork) {
         let code = self.code(fork.parent_space, fork.pc);
-        let id = self.forks.add(time, fork, code);
+        let callers = self.callers(fork.parent_space, &fork.stack);
+        let id = self.forks.add(time, fork, code, callers);
         let parent = self.process_mut(fork.parent, fork.parent_space);
         parent.activity.forks.add(fork.cost);
         parent.activity.shared += u64::from(fork.shared);

@@ -6,7 +6,7 @@
 //! comparisons with the kernel then count as "unknown".
 
 use rustc_hash::FxHashMap;
-use wire::event::{Event, Fault, Outcome, Record, Space};
+use wire::event::{Event, Fault, Outcome, Record, Space, Stack};
 
 use super::check::{Checks, Spot, Subject};
 use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
@@ -137,6 +137,12 @@ impl Machine {
     /// Which instruction of which file an address is, in an address space.
     pub fn code(&self, space: Space, pc: u64) -> Option<Code> {
         self.spaces.get(&space)?.code(pc)
+    }
+
+    /// The callers in a call stack of an address space, as far as they lie in files.
+    pub fn callers(&self, space: Space, stack: &Stack) -> Vec<Code> {
+        let pcs = stack.pcs.iter().take(usize::from(stack.depth));
+        pcs.filter_map(|pc| self.code(space, *pc)).collect()
     }
 
     /// A process, alive or ended.

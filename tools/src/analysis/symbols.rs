@@ -48,6 +48,11 @@ impl SourceFrame {
             || file.contains("/compiler-builtins")
     }
 
+    /// The function's own name, without its path.
+    pub fn name(&self) -> &str {
+        self.function.rsplit("::").next().unwrap_or_default()
+    }
+
     /// `function (file:line)`, shortened for a line on a terminal.
     pub fn short(&self) -> String {
         let function = short_name(&self.function);

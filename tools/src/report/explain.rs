@@ -177,7 +177,7 @@ impl Life {
     }
 
     fn fork(&mut self, machine: &Machine, time: u64, fork: &wire::event::Fork) {
-        let place = || Some(Place::new(machine, fork.parent_space, fork.pc));
+        let place = || machine.forks.of_child(fork.child).map(Place::of_fork);
         if fork.mode == ForkMode::Vfork {
             if self.knows(machine, fork.parent_space) {
                 let what = format!("vforks pid {}, which borrows the address space", fork.child);

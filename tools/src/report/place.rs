@@ -1,8 +1,9 @@
 //! Where in a program something happened: taken down when it happens, named at the end.
 
 use serde::Serialize;
-use wire::event::{Fault, Space, Stack};
+use wire::event::{Fault, Space};
 
+use crate::analysis::fork::Fork;
 use crate::analysis::machine::Machine;
 use crate::analysis::space::Code;
 use crate::analysis::symbols::{SourceFrame, Symbols, short_name};
@@ -25,7 +26,27 @@ pub struct Place {
     code: Option<Code>,
     #[serde(skip)]
     callers: Vec<Code>,
+    /// Functions that a reader does not look for: what called them counts.
+    #[serde(skip)]
+    beyond: &'static [&'static str],
 }
+
+/// What C libraries and runtimes call between a program and the system call that forks.
+const FORK_WRAPPERS: &[&str] = &[
+    "syscall",
+    "fork",
+    "_Fork",
+    "__fork",
+    "__libc_fork",
+    "arch_fork",
+    "vfork",
+    "__vfork",
+    "vfork_call",
+    "clone",
+    "__clone",
+    "__clone_internal",
+    "__arch_clone",
+];
 
 impl Place {
     /// An instruction of an address space.
@@ -45,8 +66,17 @@ impl Place {
     /// The instruction of a fault, with its callers.
     pub fn of_fault(machine: &Machine, fault: &Fault) -> Place {
         let mut place = Place::new(machine, fault.space, fault.pc);
-        place.callers = callers(machine, fault.space, &fault.stack);
+        place.callers = machine.callers(fault.space, &fault.stack);
         place
+    }
+
+    /// The caller of a fork: the function that wanted it, not what wraps the system call.
+    pub fn of_fork(fork: &Fork) -> Place {
+        Place {
+            callers: fork.callers.clone(),
+            beyond: FORK_WRAPPERS,
+            ..Place::of_code(fork.event.pc, fork.code)
+        }
     }
 
     /// Looks the names up.
@@ -57,7 +87,9 @@ impl Place {
         let returns = self.callers.iter().map(|caller| (*caller, true));
         for (code, call) in [(code, false)].into_iter().chain(returns) {
             let frames = symbols.frames(&machine.files, code, call);
-            let mut own = frames.iter().filter(|frame| !frame.is_runtime());
+            let mut own = frames
+                .iter()
+                .filter(|frame| !frame.is_runtime() && !self.beyond.contains(&frame.name()));
             if self.source.is_none() {
                 // Of what was inlined into one another, the outermost is the function that a
                 // reader knows, and the innermost says what it did there.
@@ -86,11 +118,6 @@ impl Place {
             (None, _) => format!("{:#x}", self.pc),
         }
     }
-}
-
-fn callers(machine: &Machine, space: Space, stack: &Stack) -> Vec<Code> {
-    let pcs = stack.pcs.iter().take(usize::from(stack.depth));
-    pcs.filter_map(|pc| machine.code(space, *pc)).collect()
 }
 
 /// A program as reports name it: its file's name, or what else is known.

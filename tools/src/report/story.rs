@@ -382,7 +382,7 @@ impl Story {
             page,
             frame,
             origins: origins(machine, parent, page, &change.before),
-            fork_place: Place::new(machine, parent, fork.event.pc),
+            fork_place: Place::of_fork(&fork),
             forked: if child_first {
                 (theirs, old)
             } else {
@@ -485,7 +485,7 @@ impl Story {
         let Some(fork) = machine.forks.of_child(event.child) else {
             return;
         };
-        let place = || Place::new(machine, event.parent_space, event.pc);
+        let place = || Place::of_fork(fork);
         if event.mode == ForkMode::Vfork {
             // The best evidence is a child that found all its pages in place.
             let faulted = |vfork: &Vfork| {

@@ -296,7 +296,7 @@ pub fn report(
         std::cmp::Reverse(u64::from(fork.event.cost) + fork.debt().total().cycles)
     });
     let forks = forks.into_iter().take(top).map(|fork| {
-        let mut place = Place::of_code(fork.event.pc, fork.code);
+        let mut place = Place::of_fork(fork);
         place.resolve(machine, symbols);
         ForkReport::new(fork, seconds(fork.time), place)
     });

@@ -80,7 +80,7 @@ pub fn prepare(progress: &Progress) -> Result<Toolchain> {
     }
     bail!(
         "there is no compiler for {KERNEL_TARGET}, and none could be installed:\n- {}\nWith rustup \
-         (rustup.rs) it is: rustup target add {}",
+         it is: rustup target add {}",
         why.join("\n- "),
         TARGETS.join(" ")
     )

@@ -286,6 +286,7 @@ impl Kernel {
             tables_shared: 0,
             cost: 500,
             pc: 0x40_2000,
+            stack: Stack::default(),
         };
         if mode != ForkMode::Vfork {
             let child_space = self.new_space();

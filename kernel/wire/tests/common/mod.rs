@@ -234,6 +234,10 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
                 tables_shared: next() as u32,
                 cost: next() as u32,
                 pc: next(),
+                stack: Stack {
+                    depth: 2,
+                    pcs: [next(), next(), 0, 0, 0, 0, 0, 0],
+                },
             })
         }
         4 => fields!(Event::Exec {
