@@ -48,9 +48,10 @@ impl SourceFrame {
             || file.contains("/compiler-builtins")
     }
 
-    /// The function's own name, without its path.
-    pub fn name(&self) -> &str {
-        self.function.rsplit("::").next().unwrap_or_default()
+    /// The function's own name, without path and generic arguments.
+    pub fn name(&self) -> String {
+        let short = short_name(&self.function);
+        short.rsplit("::").next().unwrap_or_default().to_owned()
     }
 
     /// `function (file:line)`, shortened for a line on a terminal.

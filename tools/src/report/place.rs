@@ -87,9 +87,9 @@ impl Place {
         let returns = self.callers.iter().map(|caller| (*caller, true));
         for (code, call) in [(code, false)].into_iter().chain(returns) {
             let frames = symbols.frames(&machine.files, code, call);
-            let mut own = frames
-                .iter()
-                .filter(|frame| !frame.is_runtime() && !self.beyond.contains(&frame.name()));
+            let mut own = frames.iter().filter(|frame| {
+                !frame.is_runtime() && !self.beyond.contains(&frame.name().as_str())
+            });
             if self.source.is_none() {
                 // Of what was inlined into one another, the outermost is the function that a
                 // reader knows, and the innermost says what it did there.
