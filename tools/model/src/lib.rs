@@ -13,6 +13,7 @@
 //! addresses. All randomness comes from a seed.
 
 mod access;
+pub mod checker;
 mod cpu;
 mod machine;
 mod rng;

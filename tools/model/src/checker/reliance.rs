@@ -1,0 +1,204 @@
+//! Who relies on a change, and what is said when it is too early.
+
+use std::collections::BTreeMap;
+
+use super::Checker;
+use super::bits;
+use super::event::{At, Operation, Page, Violation};
+use super::graph::Place;
+use super::rule::Rule;
+use super::stale::{Kind, Stale, Step};
+
+impl Checker {
+    /// The CPU's own changes whose effect is not certain yet, when somebody relies on them.
+    pub(super) fn rely(&mut self, at: At, event: &str) {
+        let mut pending: BTreeMap<(Kind, bool), (Stale, u64)> = BTreeMap::new();
+        let mut edges = Vec::new();
+        if !self.stales.is_empty() {
+            self.stales.retain(|_, stales| {
+                stales.retain(|stale| {
+                    if stale.written.cpu != at.cpu {
+                        return true;
+                    }
+                    if stale.level < 3 {
+                        edges.push(stale.clone());
+                    }
+                    let key = (stale.kind, stale.place.is_kernel());
+                    let entry = pending.entry(key);
+                    let (_, count) = entry.or_insert_with(|| (stale.clone(), 0));
+                    *count += 1;
+                    false
+                });
+                !stales.is_empty()
+            });
+        }
+        edges.iter().for_each(|stale| self.forget_edge(stale));
+        for (stale, count) in pending.into_values() {
+            self.report_stale(at, &stale, Rule::E3, event, count - 1);
+        }
+        let made = core::mem::take(&mut self.cpu(at).unsynced);
+        let mut reachable = made.iter().filter(|made| made.reachable);
+        if let Some(first) = reachable.next() {
+            let more = reachable.count();
+            let page = self.page_of(first.place);
+            let what = format!(
+                "the descriptor made valid at #{} may not be visible to the walker yet{}",
+                first.at.position,
+                and_more(more as u64)
+            );
+            let missing = format!(
+                "DSB ISHST expected between the write at #{} and #{}",
+                first.at.position, at.position
+            );
+            let level = self.graph.tables.get(&first.place.table());
+            let level = level.map_or(3, |table| table.level);
+            let kernel = first.place.is_kernel();
+            let descriptor = (first.place.table(), first.place.index(), level);
+            self.report(Violation {
+                rule: Rule::E11,
+                at,
+                event: event.to_owned(),
+                page,
+                frame: None,
+                descriptor: (!kernel).then_some(descriptor),
+                what,
+                missing,
+            });
+        }
+    }
+
+    pub(super) fn page_of(&self, place: Place) -> Option<Page> {
+        let level = self.graph.tables.get(&place.table())?.level;
+        let paths = self.graph.paths(place.table(), true);
+        let mut path = *paths.first()?;
+        path.va |= u64::from(place.index()) << bits::shift(level);
+        Some(self.page(&path))
+    }
+
+    pub(super) fn done(&mut self, at: At, operation: Operation) {
+        let event = operation.to_string();
+        self.rely(at, &event);
+        if let Some(write) = self.cpu(at).unsynchronised.take() {
+            if let Some((root, _)) = self.cpu(at).leaving.take() {
+                self.leave(at, root);
+            }
+            self.report(Violation {
+                rule: Rule::E11,
+                at,
+                event,
+                page: None,
+                frame: None,
+                descriptor: None,
+                what: format!(
+                    "the TTBR0_EL1 written at #{} may not be in effect yet",
+                    write.position
+                ),
+                missing: format!("ISB expected after #{}", write.position),
+            });
+        }
+        self.check_grown(at, operation);
+    }
+
+    /// A change that somebody relies on although it may not have reached all TLBs.
+    pub(super) fn report_stale(
+        &mut self,
+        at: At,
+        stale: &Stale,
+        base: Rule,
+        event: &str,
+        more: u64,
+    ) {
+        let Some(target) = stale.targets.first() else {
+            return;
+        };
+        let (page, written) = (target.page, stale.written.position);
+        let what = match stale.kind {
+            Kind::Broken if stale.level < 3 => {
+                format!("the table entry broken at #{written} may still be cached")
+            }
+            Kind::Broken => format!("the entry broken at #{written} may still be cached"),
+            Kind::Tightened => format!(
+                "the entry that lost the right {} at #{written} may still be cached with it",
+                stale.rights
+            ),
+            Kind::Relaxed => format!(
+                "the entry that gained the right {} at #{written} may still be cached without \
+                 it on this CPU: the access may fault again",
+                stale.rights
+            ),
+        };
+        let what = what + &and_more(more);
+        let local = stale.kind == Kind::Relaxed;
+        let tlbi = expected(stale.level, Some(&page));
+        let tlbi = if local {
+            tlbi.replace("IS ", " ")
+        } else {
+            tlbi
+        };
+        let (dsb, end) = if local {
+            ("DSB NSHST", "DSB NSH")
+        } else {
+            ("DSB ISHST", "DSB ISH")
+        };
+        let base = if local { Rule::E6 } else { base };
+        let (rule, missing) = match target.step {
+            Step::Written => (
+                base,
+                format!("{dsb}, {tlbi} and {end} expected between the write at #{written}"),
+            ),
+            Step::Stored { .. } => (
+                base,
+                format!("{tlbi} and {end} expected between the write at #{written}"),
+            ),
+            Step::Issued { at: tlbi, .. } => (
+                Rule::E10,
+                format!("{end} expected between the TLBI at #{}", tlbi.position),
+            ),
+        };
+        let mut missing = format!("{missing} and #{}", at.position);
+        let rule = match &target.near {
+            // A leaf-only TLBI before a table goes is what E5 is about.
+            Some(near) if !(base == Rule::E5 && near.rule == Rule::E6) => near.rule,
+            _ => rule,
+        };
+        if let Some(near) = &target.near {
+            missing = format!("{missing} ({})", near.text);
+        }
+        let kernel = stale.place.is_kernel();
+        let descriptor = (stale.place.table(), stale.place.index(), stale.level);
+        self.report(Violation {
+            rule,
+            at,
+            event: event.to_owned(),
+            page: Some(page),
+            frame: Some(bits::frame(stale.old)),
+            descriptor: (!kernel).then_some(descriptor),
+            what,
+            missing,
+        });
+    }
+}
+
+/// The TLBI that an entry needs.
+pub(super) fn expected(level: u8, page: Option<&Page>) -> String {
+    match page {
+        Some(Page { asid: None, va, .. }) => format!("TLBI VAAE1IS for VA {va:#x}"),
+        Some(Page {
+            asid: Some(asid), ..
+        }) if level < 3 => format!("TLBI ASIDE1IS for ASID {asid}"),
+        Some(Page {
+            asid: Some(asid),
+            va,
+            ..
+        }) => format!("TLBI VALE1IS for VA {va:#x}, ASID {asid}"),
+        None => "TLBI".to_owned(),
+    }
+}
+
+pub(super) fn and_more(more: u64) -> String {
+    match more {
+        0 => String::new(),
+        1 => " (and one more)".to_owned(),
+        more => format!(" (and {more} more)"),
+    }
+}
