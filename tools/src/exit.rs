@@ -73,9 +73,11 @@ pub fn status(error: &anyhow::Error) -> Option<Exit> {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return Some(failure.exit);
         }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::BrokenPipe
-        {
+        let io = cause.downcast_ref::<std::io::Error>().map(|io| io.kind());
+        // This one does not name the error below it as its source.
+        let json = cause.downcast_ref::<serde_json::Error>();
+        let kind = io.or(json.and_then(serde_json::Error::io_error_kind));
+        if kind == Some(std::io::ErrorKind::BrokenPipe) {
             return None;
         }
     }
@@ -100,5 +102,8 @@ mod tests {
         assert_eq!(status(&anyhow::anyhow!("anything")), Some(Exit::Failed));
         let pipe = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
         assert_eq!(status(&pipe.context("writing")), None);
+        let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let json = serde_json::Error::io(pipe);
+        assert_eq!(status(&json.into()), None);
     }
 }
