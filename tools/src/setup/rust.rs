@@ -1,6 +1,6 @@
 //! The compiler for the kernel and the programs: rustup's, or one unpacked from Debian's packages.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -168,6 +168,10 @@ fn rustup_add(progress: &Progress) -> Result<Toolchain> {
     let Some(rustup_program) = paths::program("rustup") else {
         bail!("there is no rustup");
     };
+    // Whoever told rustup to fetch nothing by itself does not want it to do so for us.
+    if forbidden(std::env::var_os("RUSTUP_AUTO_INSTALL").as_deref()) && choice()? == Choice::Any {
+        bail!("RUSTUP_AUTO_INSTALL=0 keeps rustup from installing");
+    }
     progress.step(&format!("rustup target add {}", TARGETS.join(" ")));
     let mut command = Command::new(rustup_program);
     command
@@ -178,6 +182,10 @@ fn rustup_add(progress: &Progress) -> Result<Toolchain> {
     let toolchain = rustup()?;
     progress.note(&format!("installed {} with rustup", TARGETS.join(" and ")));
     Ok(toolchain)
+}
+
+fn forbidden(auto_install: Option<&OsStr>) -> bool {
+    auto_install.is_some_and(|value| value == "0")
 }
 
 /// Tells cargo to use an unpacked compiler, which builds the targets' libraries from their source.
@@ -223,6 +231,12 @@ fn linker() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rustup_fetches_nothing_where_it_is_told_not_to() {
+        assert!(forbidden(Some(OsStr::new("0"))));
+        assert!(!forbidden(Some(OsStr::new("1"))) && !forbidden(None));
+    }
 
     #[test]
     fn a_target_is_there_when_its_core_is() {
