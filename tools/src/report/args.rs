@@ -79,13 +79,23 @@ fn built_directories() -> Vec<PathBuf> {
 /// Input of everything that reads a trace.
 #[derive(Args, Clone, Debug)]
 pub struct InputArgs {
-    /// The trace: a file, or - for standard input
+    /// The trace: a file, or - for standard input [default: that of the last run]
     #[arg(value_name = "FILE")]
-    pub input: PathBuf,
+    pub input: Option<PathBuf>,
 
     /// Exit with 4 if anything is missing from the trace or damaged
     #[arg(long)]
     pub strict: bool,
+}
+
+impl InputArgs {
+    /// The trace's path.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.input {
+            Some(path) => Ok(path.clone()),
+            None => crate::paths::last_trace(),
+        }
+    }
 }
 
 /// `report`: the story, the processes, the costs.
@@ -148,6 +158,7 @@ pub struct FaultsArgs {
 
 /// `explain`: the life of one page.
 #[derive(Args, Clone, Debug)]
+#[command(allow_missing_positional = true)]
 pub struct ExplainArgs {
     /// The trace.
     #[command(flatten)]

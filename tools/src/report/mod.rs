@@ -112,7 +112,8 @@ fn with_input(
     args: &InputArgs,
     work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
-    let path: &Path = &args.input;
+    let path = args.path()?;
+    let path: &Path = &path;
     let name = path.display();
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
