@@ -18,6 +18,7 @@
 //!   or two CPUs (or one, speculatively) use both frames at once.
 //! * Entries that lead to tables only ever change by break-before-make, even if only APTable does:
 //!   the manual is not clear about less.
+//! * Whatever names an ASID reads it after its DSB (see `asid`).
 //! * *Flush*: rights are gone, and frames may be reused, when the last DSB has completed and not
 //!   before. It also waits for accesses that were translated through the old entry.
 //!
@@ -27,6 +28,7 @@
 //! A broken entry keeps its old bits but for bit 0, so that a walk after the flush finds what it
 //! has to release: removing any number of pages needs one flush and no memory.
 
+use crate::asid::Context;
 use crate::descriptor::{Leaf, Table, bits, unbroken};
 use crate::frame::{Frame, PAGE_SIZE};
 use crate::mmu::{Barrier, Mmu, Tlbi};
@@ -111,10 +113,11 @@ pub(crate) fn prepare<M: Mmu>(mmu: &M, slot: Slot, value: u64) {
 
 /// More rights for the same frame.
 #[inline(always)]
-pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, asid: u16, new: Leaf) {
+pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, context: &Context, new: Leaf) {
     debug_assert!(same_frame(slot.read(mmu), new), "relax changes the frame");
     slot.write(mmu, new.bits());
     mmu.barrier(Barrier::DsbNshst);
+    let asid = context.asid();
     mmu.tlbi(Tlbi::Vale1 { va, asid });
     mmu.barrier(Barrier::DsbNsh);
 }
@@ -138,28 +141,29 @@ pub(crate) fn freeze<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
 }
 
 /// The same table, which is not shared any more.
-pub(crate) fn own_table<M: Mmu>(mmu: &M, slot: Slot, asid: u16, table: Frame) {
-    change_table(mmu, slot, asid, table);
+pub(crate) fn own_table<M: Mmu>(mmu: &M, slot: Slot, context: &Context, table: Frame) {
+    change_table(mmu, slot, context, table);
 }
 
 /// Another table in place of a shared one.
 pub(crate) fn replace_table<M: Mmu>(
     mmu: &M,
     slot: Slot,
-    asid: u16,
+    context: &Context,
     old: Table,
     new: Frame,
 ) -> (Retired, Flushed) {
-    change_table(mmu, slot, asid, new);
+    change_table(mmu, slot, context, new);
     (Retired(old.frame()), Flushed(()))
 }
 
 /// By ASID: no walk cache may lead to an old table from now on, whatever the page, since its other
 /// owner may soon write it; and no leaf may stay that is narrower for having been shared, since
 /// each would cost a spurious fault.
-fn change_table<M: Mmu>(mmu: &M, slot: Slot, asid: u16, table: Frame) {
+fn change_table<M: Mmu>(mmu: &M, slot: Slot, context: &Context, table: Frame) {
     slot.write(mmu, 0);
     mmu.barrier(Barrier::DsbIshst);
+    let asid = context.asid();
     mmu.tlbi(Tlbi::Aside1Is { asid });
     mmu.barrier(Barrier::DsbIsh);
     slot.write(mmu, Table::new(table).bits());
@@ -180,10 +184,16 @@ pub(crate) fn publish<M: Mmu>(mmu: &M) {
 
 /// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has faulted.
 #[inline]
-pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, asid: u16) {
+pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, context: &Context) {
     mmu.barrier(Barrier::DsbNshst);
+    let asid = context.asid();
     mmu.tlbi(Tlbi::Vae1 { va, asid });
     mmu.barrier(Barrier::DsbNsh);
+}
+
+/// Empties this CPU's TLB. The DSB of the switch to the next address space completes it.
+pub(crate) fn forget_all_local<M: Mmu>(mmu: &M) {
+    mmu.tlbi(Tlbi::Vmalle1);
 }
 
 /// Another frame in place of the one that is mapped.
@@ -192,13 +202,14 @@ pub(crate) fn replace<M: Mmu>(
     mmu: &M,
     slot: Slot,
     va: u64,
-    asid: u16,
+    context: &Context,
     old: Leaf,
     new: Leaf,
 ) -> (Retired, Flushed) {
     debug_assert_eq!(slot.read(mmu), old.bits());
     slot.write(mmu, 0);
     mmu.barrier(Barrier::DsbIshst);
+    let asid = context.asid();
     mmu.tlbi(Tlbi::Vale1Is { va, asid });
     mmu.barrier(Barrier::DsbIsh);
     slot.write(mmu, new.bits());
@@ -213,8 +224,8 @@ const BY_PAGE_MAX: u64 = 64;
 /// Descriptors that lost rights or were broken, and are not yet gone from the TLBs.
 #[must_use = "nothing may rely on the change before it is flushed"]
 #[derive(Debug)]
-pub(crate) struct Flush {
-    asid: u16,
+pub(crate) struct Flush<'a> {
+    context: &'a Context,
     /// The pages concerned lie in `low..high`.
     low: u64,
     high: u64,
@@ -222,11 +233,11 @@ pub(crate) struct Flush {
     all: bool,
 }
 
-impl Flush {
+impl<'a> Flush<'a> {
     #[inline]
-    pub fn new(asid: u16) -> Flush {
+    pub fn new(context: &'a Context) -> Flush<'a> {
         Flush {
-            asid,
+            context,
             low: u64::MAX,
             high: 0,
             all: false,
@@ -235,9 +246,9 @@ impl Flush {
 
     /// A flush of the whole address space.
     #[inline]
-    pub fn everything(asid: u16) -> Flush {
+    pub fn everything(context: &'a Context) -> Flush<'a> {
         Flush {
-            asid,
+            context,
             low: u64::MAX,
             high: 0,
             all: true,
@@ -286,15 +297,13 @@ impl Flush {
     pub fn complete<M: Mmu>(self, mmu: &M) -> Flushed {
         if self.all || self.low < self.high {
             mmu.barrier(Barrier::DsbIshst);
+            let asid = self.context.asid();
             if self.all || self.high - self.low > BY_PAGE_MAX * PAGE_SIZE {
-                mmu.tlbi(Tlbi::Aside1Is { asid: self.asid });
+                mmu.tlbi(Tlbi::Aside1Is { asid });
             } else {
                 let mut va = self.low;
                 while va < self.high {
-                    mmu.tlbi(Tlbi::Vale1Is {
-                        va,
-                        asid: self.asid,
-                    });
+                    mmu.tlbi(Tlbi::Vale1Is { va, asid });
                     va += PAGE_SIZE;
                 }
             }

@@ -8,6 +8,7 @@
 //! Whatever can fail (frames, tables, counters) is taken before the first descriptor is written,
 //! so a fault that runs out of memory changes nothing.
 
+use crate::asid::Context;
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
 use crate::descriptor::{Content, Leaf, Rights, bits};
 use crate::frame::{Frame, Kind, PAGE_SIZE};
@@ -129,7 +130,7 @@ impl Handled {
 /// One page of one address space, while its fault is handled.
 struct Page<'a, M: Mmu> {
     mem: &'a Memory<M>,
-    asid: u16,
+    context: &'a Context,
     va: u64,
     access: Access,
     prot: Prot,
@@ -168,7 +169,7 @@ impl AddressSpace {
         };
         let page = Page {
             mem,
-            asid: self.asid.number(),
+            context: self.context,
             va,
             access,
             prot: mapping.prot,
@@ -257,9 +258,9 @@ impl AddressSpace {
             && permits(leaf, access)
         {
             // The table forbids nothing but writing.
-            return spurious(mem, va, self.asid(), leaf);
+            return spurious(mem, va, self.context, leaf);
         }
-        let outcome = match own(mem, self.root, self.asid(), va) {
+        let outcome = match own(mem, self.root, self.context, va) {
             Ok(Owned::Reused) => Outcome::TableReuse,
             Ok(_) => Outcome::TableUnshare,
             Err(OutOfMemory) => return Handled::out_of_memory(before),
@@ -356,8 +357,8 @@ fn refs<M: Mmu>(mem: &Memory<M>, leaf: Leaf) -> u32 {
 
 /// The descriptors permit what has faulted: this CPU's TLB had an older idea.
 #[cold]
-fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, asid: u16, leaf: Leaf) -> Handled {
-    forget_local(&mem.mmu, va, asid);
+fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, context: &Context, leaf: Leaf) -> Handled {
+    forget_local(&mem.mmu, va, context);
     let refs = refs(mem, leaf);
     Handled::new(Outcome::Spurious, leaf.bits(), leaf.bits(), refs, refs)
 }
@@ -365,7 +366,7 @@ fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, asid: u16, leaf: Leaf) -> Handled 
 impl<M: Mmu> Page<'_, M> {
     #[cold]
     fn spurious(&self, leaf: Leaf) -> Handled {
-        spurious(self.mem, self.va, self.asid, leaf)
+        spurious(self.mem, self.va, self.context, leaf)
     }
 
     /// A write to a page that is present.
@@ -404,7 +405,7 @@ impl<M: Mmu> Page<'_, M> {
         if old.executable() {
             self.set_rights_everywhere(new);
         } else {
-            relax(&self.mem.mmu, self.slot, self.va, self.asid, new);
+            relax(&self.mem.mmu, self.slot, self.va, self.context, new);
         }
         Handled::new(outcome, old.bits(), new.bits(), refs, refs)
     }
@@ -412,7 +413,7 @@ impl<M: Mmu> Page<'_, M> {
     /// W xor X: what gains one right and loses the other must lose it on all CPUs.
     #[cold]
     fn set_rights_everywhere(&self, new: Leaf) {
-        let mut flush = Flush::new(self.asid);
+        let mut flush = Flush::new(self.context);
         flush.set_rights(&self.mem.mmu, self.slot, self.va, new);
         let _ = flush.complete(&self.mem.mmu);
     }
@@ -432,7 +433,7 @@ impl<M: Mmu> Page<'_, M> {
     /// Break-before-make, then the old frame's reference is dropped: not earlier.
     #[inline(always)]
     fn swap(&self, old: Leaf, new: Leaf) {
-        let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.asid, old, new);
+        let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.context, old, new);
         self.mem.release(retired, &flushed);
     }
 
@@ -448,7 +449,7 @@ impl<M: Mmu> Page<'_, M> {
         }
         self.clean(old.frame());
         let new = old.with(Rights::Read { exec: true, cow });
-        relax(&self.mem.mmu, self.slot, self.va, self.asid, new);
+        relax(&self.mem.mmu, self.slot, self.va, self.context, new);
         let refs = refs(self.mem, old);
         Handled::new(Outcome::Exec, old.bits(), new.bits(), refs, refs)
     }

@@ -75,7 +75,7 @@ impl AddressSpace {
             counts,
             last: None,
         };
-        let mut flush = Flush::new(self.asid());
+        let mut flush = Flush::new(self.context);
         let mut result = self.copy_tables(mem, &mut child, mode, &mut flush);
         // Also on failure: the parent stays write-protected, which is only slower, but its TLB
         // entries must not say otherwise, and its tables must come back.
@@ -88,7 +88,7 @@ impl AddressSpace {
         }
         if mode == ForkMode::Eager && result.is_ok() {
             // After the flush, or a copy could tear: half before another thread's write, half after.
-            let mut flush = Flush::new(self.asid());
+            let mut flush = Flush::new(self.context);
             result = self.copy_frames(mem, &mut child, &mut flush);
             // Not for safety, since rights were only gained, but so that no later fault is spurious.
             let _ = flush.complete(&mem.mmu);
@@ -108,7 +108,7 @@ impl AddressSpace {
         mem: &Memory<M>,
         child: &mut Child,
         mode: ForkMode,
-        flush: &mut Flush,
+        flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
         let mmu = &mem.mmu;
         for mapping in self.mappings.as_slice() {
@@ -145,7 +145,7 @@ impl AddressSpace {
         &mut self,
         mem: &Memory<M>,
         child: &mut Child,
-        flush: &mut Flush,
+        flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
         let mmu = &mem.mmu;
         for mapping in self.mappings.as_slice() {
@@ -205,7 +205,7 @@ impl Child {
         &mut self,
         mem: &Memory<M>,
         chunk: Chunk,
-        flush: &mut Flush,
+        flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
         let table = chunk.table.frame();
         if self.last == Some((chunk.start / L3_SPAN, table)) {
@@ -230,7 +230,7 @@ impl Child {
         mem: &Memory<M>,
         chunk: Chunk,
         mode: ForkMode,
-        flush: &mut Flush,
+        flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
         let mmu = &mem.mmu;
         for (va, slot) in chunk.pages() {

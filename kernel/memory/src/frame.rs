@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use spin::Mutex;
 
+use crate::asid::Context;
 use crate::change::Flushed;
 
 /// Bytes per page and frame.
@@ -88,11 +89,12 @@ pub struct FrameMeta {
     /// Distinct tables that map the frame, plus holds (a page cache's, a running operation's). For
     /// a translation table: its parents.
     refs: AtomicU32,
-    /// The next frame of the free list: its index plus one, 0 at the end.
-    link: AtomicU32,
     kind: AtomicU8,
     flags: AtomicU8,
-    _spare: [u8; 6],
+    _spare: [u8; 2],
+    /// Of a free frame, the next one of the free list: its index plus one, 0 at the end. Of a root
+    /// table, its address space's ASID.
+    link: Context,
 }
 
 const _: () = assert!(size_of::<FrameMeta>() == 16);
@@ -102,11 +104,21 @@ impl FrameMeta {
     pub const fn new() -> FrameMeta {
         FrameMeta {
             refs: AtomicU32::new(0),
-            link: AtomicU32::new(0),
             kind: AtomicU8::new(0),
             flags: AtomicU8::new(0),
-            _spare: [0; 6],
+            _spare: [0; 2],
+            link: Context::new(),
         }
+    }
+
+    #[inline]
+    fn link(&self) -> u32 {
+        self.link.raw().load(Ordering::Relaxed) as u32
+    }
+
+    #[inline]
+    fn set_link(&self, link: u32) {
+        self.link.raw().store(u64::from(link), Ordering::Relaxed);
     }
 }
 
@@ -210,7 +222,7 @@ impl Frames {
     fn push(&self, free: &mut Free, index: u32) {
         let meta = &self.meta[index as usize];
         meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
-        meta.link.store(free.head, Ordering::Relaxed);
+        meta.set_link(free.head);
         free.head = index + 1;
     }
 
@@ -227,6 +239,12 @@ impl Frames {
     #[inline]
     fn meta(&self, frame: Frame) -> &FrameMeta {
         &self.meta[frame.0.wrapping_sub(self.first) as usize]
+    }
+
+    /// Where the ASID of a root table's address space is.
+    #[inline]
+    pub(crate) fn context(&self, root: Frame) -> &'static Context {
+        &self.meta[root.0.wrapping_sub(self.first) as usize].link
     }
 
     /// What a frame is used for.
@@ -248,7 +266,7 @@ impl Frames {
         let mut free = self.free.lock();
         let index = if free.head != 0 {
             let index = free.head - 1;
-            free.head = self.meta[index as usize].link.load(Ordering::Relaxed);
+            free.head = self.meta[index as usize].link();
             index
         } else {
             untouched(&mut free)?
@@ -336,7 +354,7 @@ impl Frames {
         );
         meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
         let mut free = self.free.lock();
-        meta.link.store(free.head, Ordering::Relaxed);
+        meta.set_link(free.head);
         free.head = index + 1;
         free.count += 1;
     }

@@ -32,7 +32,7 @@ mod space;
 mod tables;
 mod teardown;
 
-pub use asid::AsidPool;
+pub use asid::{AsidPool, Assigned, Root};
 pub use cache::{PageCache, Source};
 pub use fault::{Denial, Handled, Outcome, Request};
 pub use fork::{ForkCounts, ForkMode};
@@ -57,8 +57,6 @@ pub struct OutOfMemory;
 pub enum SpaceError {
     /// No frame or heap (ENOMEM).
     OutOfMemory,
-    /// All ASIDs are taken (EAGAIN).
-    OutOfAsids,
     /// A frame has as many references as can be counted (ENOMEM).
     TooManyReferences,
 }
@@ -105,7 +103,6 @@ impl fmt::Display for SpaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SpaceError::OutOfMemory => "out of memory",
-            SpaceError::OutOfAsids => "all ASIDs are taken",
             SpaceError::TooManyReferences => "a frame has too many references",
         })
     }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::asid::AsidPool;
+use crate::asid::{AsidPool, Assigned, Root};
 use crate::change::{Flushed, Retired};
 use crate::frame::{Frame, Frames, Fresh, Kind};
 use crate::mmu::Mmu;
@@ -30,9 +30,15 @@ pub struct Memory<M: Mmu> {
 }
 
 impl<M: Mmu> Memory<M> {
-    /// Memory with at least one free frame, which becomes the zero page. `asid_bits`: 1 to 16.
-    pub fn new(mmu: M, frames: Frames, asid_bits: u8) -> Result<Memory<M>, OutOfMemory> {
-        let asids = AsidPool::new(asid_bits)?;
+    /// Memory with at least one free frame, which becomes the zero page. `asid_bits`: at most 16,
+    /// and enough for more numbers than CPUs.
+    pub fn new(
+        mmu: M,
+        frames: Frames,
+        asid_bits: u8,
+        cpus: usize,
+    ) -> Result<Memory<M>, OutOfMemory> {
+        let asids = AsidPool::new(asid_bits, cpus)?;
         let zero = frames.allocate(Kind::Zero).ok_or(OutOfMemory)?.into_frame();
         mmu.frame_event(zero, false);
         mmu.zero_frame(zero);
@@ -64,6 +70,14 @@ impl<M: Mmu> Memory<M> {
             "not a frame of the kernel's own"
         );
         self.drop_hold(frame);
+    }
+
+    /// Makes an address space ready to run on CPU number `cpu`, which executes this: `root.ttbr0()`
+    /// is what it must write to TTBR0_EL1 next, between a DSB ISH and an ISB. The ASID that was
+    /// handed out, if it has a new one. One load and a comparison if the CPU ran it last.
+    #[inline]
+    pub fn activate(&self, root: Root, cpu: usize) -> Option<Assigned> {
+        self.asids.activate(&self.mmu, root.context, cpu)
     }
 
     /// A serial number for an address space.

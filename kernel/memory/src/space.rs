@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::convert::Infallible;
 
-use crate::asid::Asid;
+use crate::asid::{Context, Root};
 use crate::cache::PageCache;
 use crate::change::Flush;
 use crate::descriptor::{Content, Leaf, Rights};
@@ -62,8 +62,9 @@ pub struct Tightened(pub u32);
 #[derive(Debug)]
 pub struct AddressSpace {
     pub(crate) serial: u32,
-    pub(crate) asid: Asid,
     pub(crate) root: Frame,
+    /// Its ASID: in the root's metadata.
+    pub(crate) context: &'static Context,
     pub(crate) mappings: Mappings,
     pub(crate) resident: Resident,
     pub(crate) stack_limit: u64,
@@ -72,16 +73,16 @@ pub struct AddressSpace {
 impl AddressSpace {
     /// An empty address space, with a root table and an ASID of its own.
     pub fn new<M: Mmu>(mem: &Memory<M>) -> Result<AddressSpace, SpaceError> {
-        // The root first: an ASID is only ever given back after a flush.
-        let root = mem.take_table().ok_or(SpaceError::OutOfMemory)?;
-        let Some(asid) = mem.asids.allocate() else {
-            mem.give_back(root);
-            return Err(SpaceError::OutOfAsids);
-        };
+        let root = mem
+            .take_table()
+            .ok_or(SpaceError::OutOfMemory)?
+            .into_frame();
+        let context = mem.frames.context(root);
+        mem.asids.assign(context);
         Ok(AddressSpace {
             serial: mem.next_serial(),
-            asid,
-            root: root.into_frame(),
+            root,
+            context,
             mappings: Mappings::default(),
             resident: Resident::default(),
             stack_limit: STACK_LIMIT,
@@ -94,22 +95,13 @@ impl AddressSpace {
         self.serial
     }
 
-    /// The ASID.
+    /// What [`Memory::activate`] needs, without the address space's lock.
     #[inline]
-    pub fn asid(&self) -> u16 {
-        self.asid.number()
-    }
-
-    /// The level 1 table.
-    #[inline]
-    pub fn root(&self) -> Frame {
-        self.root
-    }
-
-    /// The value of TTBR0_EL1 that makes this address space current: ASID and root in one write (TCR_EL1.A1 = 0).
-    #[inline]
-    pub fn ttbr0(&self) -> u64 {
-        u64::from(self.asid()) << 48 | self.root.addr()
+    pub fn root(&self) -> Root {
+        Root {
+            frame: self.root,
+            context: self.context,
+        }
     }
 
     /// What is mapped by valid leaves.
@@ -234,12 +226,12 @@ impl AddressSpace {
         for (from, to) in affected() {
             for_chunks(mmu, self.root, from, to, |chunk| {
                 if chunk.table.is_shared() {
-                    own(mem, self.root, self.asid(), chunk.start)?;
+                    own(mem, self.root, self.context, chunk.start)?;
                 }
                 Ok::<(), OutOfMemory>(())
             })?;
         }
-        let mut flush = Flush::new(self.asid());
+        let mut flush = Flush::new(self.context);
         let mut tightened = 0;
         for (from, to) in affected() {
             let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, from, to, |chunk| {
@@ -271,10 +263,10 @@ impl AddressSpace {
     ) -> Result<(), OutOfMemory> {
         let (first, last) = (start & !(L3_SPAN - 1), block_end(end - 1, L3_SPAN));
         if self.mappings.any_in(first, start) {
-            own(mem, self.root, self.asid(), start)?;
+            own(mem, self.root, self.context, start)?;
         }
         if self.mappings.any_in(end, last) {
-            own(mem, self.root, self.asid(), end - 1)?;
+            own(mem, self.root, self.context, end - 1)?;
         }
         Ok(())
     }

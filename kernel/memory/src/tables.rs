@@ -1,6 +1,7 @@
 //! Walking and extending translation tables.
 
 use crate::OutOfMemory;
+use crate::asid::Context;
 use crate::change::{Flushed, Slot, freeze, link, own_table, prepare, replace_table, take_dead};
 use crate::descriptor::{Leaf, Table};
 use crate::frame::{Frame, Fresh, PAGE_SIZE};
@@ -85,7 +86,7 @@ pub(crate) enum Owned {
 pub(crate) fn own<M: Mmu>(
     mem: &Memory<M>,
     root: Frame,
-    asid: u16,
+    context: &Context,
     va: u64,
 ) -> Result<Owned, OutOfMemory> {
     let mmu = &mem.mmu;
@@ -98,7 +99,7 @@ pub(crate) fn own<M: Mmu>(
         _ => return Ok(Owned::Already),
     };
     if mem.frames.refs(old.frame()) == 1 {
-        own_table(mmu, slot, asid, old.frame());
+        own_table(mmu, slot, context, old.frame());
         return Ok(Owned::Reused);
     }
     let copy = mem.take_table().ok_or(OutOfMemory)?;
@@ -129,7 +130,7 @@ pub(crate) fn own<M: Mmu>(
             new.bits(),
         );
     }
-    let (retired, flushed) = replace_table(mmu, slot, asid, old, copy.into_frame());
+    let (retired, flushed) = replace_table(mmu, slot, context, old, copy.into_frame());
     if mem
         .frames
         .drop_parent(retired.into_frame(&flushed), &flushed)

@@ -54,7 +54,7 @@ impl AddressSpace {
         if !any {
             return Dropped::default();
         }
-        let mut flush = Flush::new(self.asid());
+        let mut flush = Flush::new(self.context);
         self.break_range(mem, start, end, &mut flush);
         let flushed = flush.complete(&mem.mmu);
         self.release_range(mem, start, end, &flushed)
@@ -62,7 +62,7 @@ impl AddressSpace {
 
     /// First pass: once flushed, nothing of the range can be reached any more. A table goes with
     /// the last mapping it serves, so that each table always serves one.
-    fn break_range<M: Mmu>(&self, mem: &Memory<M>, start: u64, end: u64, flush: &mut Flush) {
+    fn break_range<M: Mmu>(&self, mem: &Memory<M>, start: u64, end: u64, flush: &mut Flush<'_>) {
         let mmu = &mem.mmu;
         let (low, high) = self.mappings.hole(start);
         let unused = |va: u64, span: u64| low <= va & !(span - 1) && block_end(va, span) <= high;
@@ -209,7 +209,7 @@ impl AddressSpace {
     /// costs one decrement.
     pub fn destroy<M: Mmu>(mut self, mem: &Memory<M>) -> Ended {
         let mmu = &mem.mmu;
-        let flushed = Flush::everything(self.asid()).complete(mmu);
+        let flushed = Flush::everything(self.context).complete(mmu);
         let mut ended = Ended::default();
         let mut dropped = Dropped::default();
         let mut mappings = core::mem::take(&mut self.mappings);
@@ -256,9 +256,10 @@ impl AddressSpace {
             }
         }
         ended.tables += 1;
+        // While the root is still its own: the number is in its metadata.
+        mem.asids.release(self.context, &flushed);
         mem.release(take_dead(self.root, &flushed), &flushed);
         mappings.clear(|mapping| release_backing(mem, mapping));
-        mem.asids.release(self.asid, &flushed);
         Ended {
             dropped: dropped.dropped,
             freed: dropped.freed,
@@ -267,7 +268,7 @@ impl AddressSpace {
     }
 }
 
-fn break_leaves<M: Mmu>(mmu: &M, l3: Table, start: u64, end: u64, flush: &mut Flush) {
+fn break_leaves<M: Mmu>(mmu: &M, l3: Table, start: u64, end: u64, flush: &mut Flush<'_>) {
     debug_assert!(
         !l3.is_shared(),
         "a shared table is owned before it is changed"

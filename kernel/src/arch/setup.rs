@@ -1,6 +1,6 @@
 //! From the head's tables to the kernel's memory.
 
-use super::{heap, layout, mmu, table};
+use super::{heap, layout, mmu, park::MAX_CPUS, table};
 use crate::board::Board;
 use memory::{Frame, FrameMeta, Frames, PAGE_SIZE};
 
@@ -41,7 +41,8 @@ pub fn memory(board: &mut Board, asid_bits: u8) -> Result<(), &'static str> {
     for range in board.free.iter() {
         frames.add(Frame::containing(range.start)..Frame::containing(range.end));
     }
-    let memory = memory::Memory::new(mmu::Arch, frames, asid_bits).map_err(|_| "no free RAM")?;
+    let memory = memory::Memory::new(mmu::Arch, frames, asid_bits, MAX_CPUS.min(board.cpus))
+        .map_err(|_| "no free RAM")?;
     mmu::set_memory(memory);
     Ok(())
 }

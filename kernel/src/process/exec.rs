@@ -53,7 +53,7 @@ pub fn exec(
         let mut state = process.state.lock();
         state.program = Some(node);
         state.name = short_name(node.name());
-        state.space = (space.serial, space.root, space.asid);
+        state.space = space.identity();
     }
     process.announce();
     space.report_resident();

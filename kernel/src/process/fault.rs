@@ -97,7 +97,7 @@ fn record(
         origin,
         pid: thread.process.pid,
         space: space.serial,
-        asid: space.asid,
+        asid: space.root.asid(),
         cost,
         pc: frame.pc,
         addr: abort.addr,

@@ -82,7 +82,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             program: state.program,
             directory: state.directory,
             umask: state.umask,
-            space: (space.serial, space.root, space.asid),
+            space: space.identity(),
             thread: None,
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
         }

@@ -156,7 +156,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     // A thread with an empty address space execs its program as any other would: the first thing
     // it does is to run `exec::first`.
     let space = Space::new()?;
-    process.state.lock().space = (space.serial, space.root, space.asid);
+    process.state.lock().space = space.identity();
     trace::emit(Event::Spawn {
         pid,
         space: space.serial,

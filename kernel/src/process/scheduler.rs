@@ -166,8 +166,7 @@ fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
             next.set_state(State::Running);
             let (mut serial, mut ttbr0) = (0, 0);
             if let Some(space) = next.space() {
-                (serial, ttbr0) = (space.serial, space.ttbr0());
-                arch::mmu::activate(ttbr0);
+                (serial, ttbr0) = (space.serial, space.activate());
             }
             trace::switch(next.tid, || Event::Switch {
                 from,

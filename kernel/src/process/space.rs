@@ -6,7 +6,7 @@ use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use memory::{
-    AddressSpace, Backing, ForkCounts, Handled, MapError, Mapping, Prot, Region, Request,
+    AddressSpace, Backing, ForkCounts, Handled, MapError, Mapping, Prot, Region, Request, Root,
     SpaceError,
 };
 use spin::{Mutex, MutexGuard};
@@ -18,11 +18,8 @@ use wire::event::{self, Event, ForkMode};
 pub struct Space {
     /// Its number in the trace.
     pub serial: u32,
-    /// Its ASID.
-    pub asid: u16,
-    /// Frame of its root table.
-    pub root: u64,
-    ttbr0: u64,
+    /// Its root table and its ASID, which may change when it next runs.
+    pub root: Root,
     inner: Mutex<Inner>,
 }
 
@@ -44,23 +41,35 @@ impl Space {
     fn wrap(map: AddressSpace, heap: (u64, u64)) -> Arc<Space> {
         let space = Arc::new(Space {
             serial: map.serial(),
-            asid: map.asid(),
-            root: map.root().number(),
-            ttbr0: map.ttbr0(),
+            root: map.root(),
             inner: Mutex::new(Inner { map, heap }),
         });
         trace::emit(Event::SpaceNew {
             space: space.serial,
-            root: space.root,
-            asid: space.asid,
+            root: space.root.frame().number(),
+            asid: space.root.asid(),
         });
         space
     }
 
-    /// What activates it: ASID and root table.
+    /// Makes it the active one of this CPU. The value of TTBR0: its ASID and root table.
     #[inline]
-    pub fn ttbr0(&self) -> u64 {
-        self.ttbr0
+    pub fn activate(&self) -> u64 {
+        if let Some(new) = arch::mmu::memory().activate(self.root, arch::cpu::id()) {
+            trace::emit(Event::AsidNew {
+                space: self.serial,
+                asid: new.asid,
+                generation: new.generation,
+            });
+        }
+        let ttbr0 = self.root.ttbr0();
+        arch::mmu::activate(ttbr0);
+        ttbr0
+    }
+
+    /// Serial number, frame of the root table, and ASID.
+    pub fn identity(&self) -> (u32, u64, u16) {
+        (self.serial, self.root.frame().number(), self.root.asid())
     }
 
     /// Locks it.
@@ -179,10 +188,11 @@ impl Space {
             return;
         };
         let start = arch::time::cycles();
+        let asid = space.root.asid();
         let ended = space.inner.into_inner().map.destroy(arch::mmu::memory());
         trace::emit(Event::SpaceEnd {
             space: space.serial,
-            asid: space.asid,
+            asid,
             dropped: ended.dropped,
             freed: ended.freed,
             tables: ended.tables,
@@ -236,7 +246,6 @@ fn errno(error: MapError) -> Errno {
 
 fn space_errno(error: SpaceError) -> Errno {
     match error {
-        SpaceError::OutOfAsids => Errno::EAGAIN,
         SpaceError::OutOfMemory | SpaceError::TooManyReferences => Errno::ENOMEM,
     }
 }

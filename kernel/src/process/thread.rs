@@ -200,7 +200,9 @@ impl Thread {
     /// Gives the thread, which is current, another address space, and makes it the active one.
     pub fn replace_space(&self, space: Option<Arc<Space>>) -> Option<Arc<Space>> {
         match &space {
-            Some(space) => arch::mmu::activate(space.ttbr0()),
+            Some(space) => {
+                space.activate();
+            }
             None => arch::mmu::deactivate(),
         }
         // SAFETY: see `space`.

@@ -23,6 +23,9 @@ use wire::frame::{Body, MAX_CONTENT};
 pub const FAULT: usize = kind("fault");
 /// The kind of thread switches.
 pub const SWITCH: usize = kind("switch");
+/// The kinds that are of `trace=mmu` only.
+const FIRST_MMU: usize = kind("descriptor");
+const LAST_MMU: usize = kind("frame");
 /// The kind of counts of resident pages.
 pub const RESIDENT: usize = kind("resident");
 
@@ -57,7 +60,7 @@ pub fn start() {
     let mut mask = 0;
     for kind in 0..KINDS {
         let level = match kind {
-            _ if kind > kind_of_killed() => Level::Mmu,
+            FIRST_MMU..=LAST_MMU => Level::Mmu,
             FAULT | SWITCH => Level::Faults,
             _ => Level::Life,
         };
@@ -88,11 +91,6 @@ pub fn start() {
     if options.second_console && !SECOND_CONSOLE.load(Ordering::Relaxed) {
         defmt::warn!("console=uart1: this machine has no second UART");
     }
-}
-
-/// The last kind that is not of `trace=mmu` only.
-const fn kind_of_killed() -> usize {
-    kind("killed")
 }
 
 /// Whether events of this kind are recorded.

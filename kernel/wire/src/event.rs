@@ -483,10 +483,20 @@ pub enum Event {
         /// True: given back.
         freed: bool,
     },
+    /// An address space is about to run with another ASID: the numbers were used up, and handed
+    /// out anew.
+    AsidNew {
+        /// Serial number.
+        space: Space,
+        /// The ASID from now on.
+        asid: u16,
+        /// How often the numbers have been handed out: 1 since boot, and one more each time.
+        generation: u64,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 20;
+pub const KINDS: usize = 21;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -512,6 +522,7 @@ impl Event {
             Event::Tlbi { .. } => 17,
             Event::Ttbr0 { .. } => 18,
             Event::Frame { .. } => 19,
+            Event::AsidNew { .. } => 20,
         }
     }
 }
@@ -538,4 +549,5 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "tlbi",
     "ttbr0",
     "frame",
+    "asid-new",
 ];

@@ -188,6 +188,15 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             last.frame = *frame;
             Ok(())
         }
+        Event::AsidNew {
+            space,
+            asid,
+            generation,
+        } => {
+            port.field(space)?;
+            port.field(asid)?;
+            port.field(generation)
+        }
     }
 }
 
@@ -308,7 +317,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 20, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 21, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -417,6 +426,11 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
         19 => Event::Frame {
             frame: 0,
             freed: false,
+        },
+        20 => Event::AsidNew {
+            space: 0,
+            asid: 0,
+            generation: 0,
         },
         _ => return None,
     })

@@ -22,6 +22,8 @@ pub(crate) mod bits {
 pub(crate) struct Context {
     pub asid: u16,
     pub root: u64,
+    /// Which pairing of root and ASID: see [`Machine::pairings`](crate::Machine).
+    pub pairing: u32,
 }
 
 /// A cached leaf.
@@ -39,6 +41,7 @@ pub(crate) struct Leaf {
     pub at: u64,
     pub value: u64,
     pub root: u64,
+    pub pairing: u32,
 }
 
 /// A cached table entry (walk cache).
@@ -54,7 +57,7 @@ pub(crate) struct Table {
     /// Some APTable\[1\] on the way here was set.
     pub read_only: bool,
     pub at: u64,
-    pub root: u64,
+    pub pairing: u32,
 }
 
 /// A store of this CPU that others need not see yet.

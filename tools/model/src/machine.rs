@@ -1,6 +1,8 @@
 //! The machine: RAM, CPUs, what the kernel does to them, and the rules it must keep.
 
-use crate::cpu::{Context, Cpu, Pending, Store, What, bits, matches_leaf, prefix};
+use std::collections::BTreeMap;
+
+use crate::cpu::{Context, Cpu, Leaf, Pending, Store, Table, What, bits, matches_leaf, prefix};
 use crate::{Barrier, PAGE, Rng, Scope, Tlbi};
 
 /// The rules, by their numbers in `translation-and-cow.md` 3.3.
@@ -61,6 +63,11 @@ pub struct Machine {
     pub(crate) rng: Rng,
     /// Addresses that speculation is interested in.
     pub(crate) pages: Vec<u64>,
+    /// By root, the ASID that it was last made current with, and a number for this pairing. What a
+    /// TLB caches for an earlier pairing is not used any more, unless a CPU is given that ASID
+    /// again before it forgets: kernels may leave it to the CPU's next flush.
+    pairings: BTreeMap<u64, (u16, u32)>,
+    next_pairing: u32,
     /// Where the last descriptor was stored.
     written: u64,
     violations: Vec<Violation>,
@@ -84,6 +91,8 @@ impl Machine {
             current: 0,
             rng: Rng::new(seed),
             pages,
+            pairings: BTreeMap::new(),
+            next_pairing: 1,
             written: 0,
             violations: Vec::new(),
         }
@@ -197,13 +206,11 @@ impl Machine {
         }
         let frame = (new & bits::ADDRESS) / PAGE as u64;
         let stale = self.cpus.iter().any(|cpu| {
-            cpu.leaves
-                .iter()
-                .any(|leaf| leaf.at == at && leaf.frame != frame)
-                || cpu
-                    .tables
-                    .iter()
-                    .any(|table| table.at == at && table.frame != frame)
+            let leaf = |leaf: &Leaf| leaf.at == at && leaf.frame != frame && self.usable(leaf);
+            let table = |table: &Table| {
+                table.at == at && table.frame != frame && self.paired(table.pairing)
+            };
+            cpu.leaves.iter().any(leaf) || cpu.tables.iter().any(table)
         });
         if stale && old & bits::VALID == 0 {
             let detail =
@@ -421,11 +428,8 @@ impl Machine {
             self.info[index].born = self.info[index].version;
             return;
         }
-        if self
-            .cpus
-            .iter()
-            .any(|cpu| cpu.leaves.iter().any(|leaf| leaf.frame == frame))
-        {
+        let maps = |leaf: &Leaf| leaf.frame == frame && self.usable(leaf);
+        if self.cpus.iter().any(|cpu| cpu.leaves.iter().any(maps)) {
             self.violate(
                 Rule::FreedFrame,
                 format!("frame {frame:#x} is freed while a TLB maps it"),
@@ -442,8 +446,8 @@ impl Machine {
             );
         }
         let walked = |cpu: &Cpu| {
-            cpu.tables.iter().any(|table| table.frame == frame)
-                || cpu.context.is_some_and(|context| context.root == frame)
+            let leads = |table: &Table| table.frame == frame && self.paired(table.pairing);
+            cpu.tables.iter().any(leads) || cpu.context.is_some_and(|context| context.root == frame)
         };
         if self.cpus.iter().any(walked) {
             self.violate(
@@ -454,6 +458,7 @@ impl Machine {
         for cpu in &mut self.cpus {
             cpu.stores.retain(|store| store.what.frame() != frame);
         }
+        self.pairings.remove(&frame);
         self.ram[index].fill(POISON);
         self.info[index].version += 1;
     }
@@ -461,29 +466,60 @@ impl Machine {
     /// Makes an address space current on the current CPU (`DSB ISH; MSR TTBR0_EL1; ISB`), or none.
     pub fn activate(&mut self, ttbr0: Option<u64>) {
         self.barrier(Barrier::DsbIsh);
-        let context = ttbr0.map(|value| Context {
-            asid: (value >> 48) as u16,
-            root: (value & bits::ADDRESS) / PAGE as u64,
+        let context = ttbr0.map(|value| {
+            let asid = (value >> 48) as u16;
+            self.pair((value & bits::ADDRESS) / PAGE as u64, asid)
         });
         if let Some(context) = context {
-            let foreign = self.cpus.iter().any(|cpu| {
-                cpu.leaves
-                    .iter()
-                    .any(|leaf| leaf.asid == Some(context.asid) && leaf.root != context.root)
-                    || cpu
-                        .tables
-                        .iter()
-                        .any(|table| table.asid == context.asid && table.root != context.root)
+            let Context {
+                asid,
+                root,
+                pairing,
+            } = context;
+            let here = &self.cpus[self.current];
+            let leaf = |leaf: &Leaf| leaf.asid == Some(asid) && leaf.pairing != pairing;
+            let table = |table: &Table| table.asid == asid && table.pairing != pairing;
+            if here.leaves.iter().any(leaf) || here.tables.iter().any(table) {
+                let detail = format!("ASID {asid} is used again while its old entries are cached");
+                self.violate(Rule::Asid, detail);
+            }
+            let elsewhere = self.cpus.iter().enumerate().any(|(cpu, that)| {
+                let other = |context: Context| context.root == root && context.asid != asid;
+                cpu != self.current && that.context.is_some_and(other)
             });
-            if foreign {
-                let detail = format!(
-                    "ASID {} is used again while its old entries are cached",
-                    context.asid
-                );
+            if elsewhere {
+                let detail = format!("root {root:#x} is active with ASID {asid} and another");
                 self.violate(Rule::Asid, detail);
             }
         }
         self.cpus[self.current].context = context;
+    }
+
+    /// A root and the ASID that it is made current with.
+    fn pair(&mut self, root: u64, asid: u16) -> Context {
+        let next = &mut self.next_pairing;
+        let mut new = || {
+            *next += 1;
+            *next
+        };
+        let entry = self.pairings.entry(root).or_insert_with(|| (asid, new()));
+        if entry.0 != asid {
+            *entry = (asid, new());
+        }
+        Context {
+            asid,
+            root,
+            pairing: entry.1,
+        }
+    }
+
+    /// Entries of this pairing may be used at any time.
+    fn paired(&self, pairing: u32) -> bool {
+        self.pairings.values().any(|(_, number)| *number == pairing)
+    }
+
+    fn usable(&self, leaf: &Leaf) -> bool {
+        leaf.asid.is_none() || self.paired(leaf.pairing)
     }
 
     /// The kernel returns to the program: whatever a TLB still grants must be granted by the tables
@@ -492,8 +528,13 @@ impl Machine {
         let mut stale = Vec::new();
         for (number, cpu) in self.cpus.iter().enumerate() {
             for leaf in &cpu.leaves {
-                let Some(&(_, root)) = roots.iter().find(|(asid, _)| Some(*asid) == leaf.asid)
-                else {
+                if !self.usable(leaf) {
+                    continue;
+                }
+                let owner = |(asid, root): &&(u16, u64)| {
+                    leaf.asid.is_none_or(|of| of == *asid) && *root == leaf.root
+                };
+                let Some(&(_, root)) = roots.iter().find(owner) else {
                     stale.push(format!("CPU {number} caches {leaf:x?}, whose ASID is free"));
                     continue;
                 };

@@ -7,7 +7,11 @@ use crate::machine::{Machine, Rule};
 impl Machine {
     /// A walk on a CPU with its current context, which caches what it finds. `None`: it faults.
     pub(crate) fn walk(&mut self, cpu: usize, context: Context, va: u64) -> Option<Leaf> {
-        let Context { asid, root } = context;
+        let Context {
+            asid,
+            root,
+            pairing,
+        } = context;
         // It may start from any table entry that is cached, or from the root.
         let mut starts: Vec<(u8, u64, bool)> = self.cpus[cpu]
             .tables
@@ -44,7 +48,7 @@ impl Machine {
                 frame,
                 read_only,
                 at,
-                root,
+                pairing,
             });
             (level, table) = (level + 1, frame);
         }
@@ -133,7 +137,12 @@ impl Machine {
                 return None;
             }
             if level == 3 {
-                return Some(decode(Context { asid: 0, root }, va, at, value, read_only));
+                let context = Context {
+                    asid: 0,
+                    root,
+                    pairing: 0,
+                };
+                return Some(decode(context, va, at, value, read_only));
             }
             read_only |= value & bits::AP_TABLE_READ_ONLY != 0;
             table = (value & bits::ADDRESS) / PAGE as u64;
@@ -154,5 +163,6 @@ fn decode(context: Context, va: u64, at: u64, value: u64, read_only: bool) -> Le
         at,
         value,
         root: context.root,
+        pairing: context.pairing,
     }
 }

@@ -281,6 +281,10 @@ impl Machine {
                 };
                 self.process_mut(pid, 0).killed = Some(kill);
             }
+            Event::AsidNew { space, asid, .. } => {
+                let space = self.space_mut(space);
+                space.ttbr0 = space.ttbr0.map(|old| Ttbr0::new(old.root(), asid));
+            }
             Event::Descriptor { .. }
             | Event::Barrier(_)
             | Event::Tlbi { .. }

@@ -131,7 +131,7 @@ fn op() -> impl Strategy<Value = Op> {
     let who = || {
         (
             0..3usize,
-            prop_oneof![3 => Just(0usize), 3 => Just(1usize), 1 => 0..5usize],
+            prop_oneof![3 => Just(0usize), 3 => Just(1usize), 2 => 0..10usize],
         )
     };
     // Few pages, so that steps meet.

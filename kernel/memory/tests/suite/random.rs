@@ -73,6 +73,7 @@ fn explore(cases: u32, cpus: usize, seed: u8) {
         "out-of-memory",
         "table-unshare",
         "table-reuse",
+        "rollover",
     ];
     if cpus > 1 {
         expected.push("spurious");

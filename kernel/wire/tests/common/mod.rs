@@ -356,6 +356,11 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             frame: next(),
             freed: next() & 1 == 1,
         },
+        20 => fields!(Event::AsidNew {
+            space,
+            asid,
+            generation
+        }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);
