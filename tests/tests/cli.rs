@@ -267,7 +267,7 @@ fn foreign_program() -> Vec<u8> {
     ];
     let size = CODE + 32 + LINE.len() as u64;
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let mut half = |value: u16, file: &mut Vec<u8>| file.extend(value.to_le_bytes());
+    let half = |value: u16, file: &mut Vec<u8>| file.extend(value.to_le_bytes());
     half(2, &mut file); // ET_EXEC
     half(183, &mut file); // EM_AARCH64
     file.extend(1_u32.to_le_bytes());

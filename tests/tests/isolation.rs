@@ -89,7 +89,8 @@ fn the_trace_adds_up() {
         let run = run(
             Boot::on(Board::Virt).lossless().fork(mode).cpus(1),
             200,
-            32,
+            // More than the 64 pages from which fork=shared shares a table.
+            100,
             7,
         );
         let checks = &run.state().machine.checks;

@@ -1,5 +1,6 @@
 //! What changes many pages at once: fork, unmapping, protection, the end of an address space.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use wire::event::{self, Fault, ForkMode, Outcome, Space};
@@ -28,13 +29,25 @@ struct Dropped {
     unknown: bool,
 }
 
+/// The tables of a parent, each with its address / 2 MiB, those that a fork shares first, and how
+/// many these are; it copies the others leaf by leaf. The kernel shares those of the 2 MiB of which
+/// the most is mapped, down to a threshold of its own, and says how many they are.
+fn shared_tables(fork: &event::Fork, parent: &AddressSpace) -> (usize, Vec<(u64, TableId)>) {
+    let mut tables: Vec<_> = parent.slots.iter().map(|(slot, id)| (*slot, *id)).collect();
+    if fork.mode != ForkMode::SharedTables {
+        return (0, tables);
+    }
+    tables.sort_by_cached_key(|(slot, _)| (Reverse(parent.mapped_pages(*slot)), *slot));
+    (tables.len().min(fork.tables_shared as usize), tables)
+}
+
 impl Machine {
     /// Valid leaves of an address space: anonymous, of files, of the zero page.
     pub fn resident(&self, space: Space) -> [u32; 3] {
         let classes = self
             .spaces
             .get(&space)
-            .map(|space| self.classes(space))
+            .map(|space| self.classes(space.slots.values().copied()))
             .unwrap_or_default();
         let Classes {
             anon, file, zero, ..
@@ -65,12 +78,12 @@ impl Machine {
         (private, shared)
     }
 
-    fn classes(&self, space: &AddressSpace) -> Classes {
+    fn classes(&self, tables: impl Iterator<Item = TableId>) -> Classes {
         let mut classes = Classes::default();
-        for table in space.slots.values() {
+        for table in tables {
             for leaf in self
                 .tables
-                .get(*table)
+                .get(table)
                 .leaves
                 .iter()
                 .filter(|leaf| leaf.valid())
@@ -134,15 +147,14 @@ impl Machine {
         parent: &AddressSpace,
         child: &mut AddressSpace,
     ) {
-        if fork.mode == ForkMode::SharedTables && fork.tables_shared > 0 {
-            for (slot, table) in &parent.slots {
-                let shared = self.tables.get_mut(*table);
-                (shared.parents, shared.fork) = (shared.parents + 1, id);
-                child.slots.insert(*slot, *table);
-            }
-            return;
+        let (shared, tables) = shared_tables(fork, parent);
+        let (shared, copied_tables) = tables.split_at(shared);
+        for (slot, table) in shared {
+            let shared = self.tables.get_mut(*table);
+            (shared.parents, shared.fork) = (shared.parents + 1, id);
+            child.slots.insert(*slot, *table);
         }
-        let classes = self.classes(parent);
+        let classes = self.classes(copied_tables.iter().map(|(_, table)| *table));
         let leaves = classes.anon + classes.file + classes.zero;
         let private_files = classes.file - classes.shared;
         let copied = if fork.mode == ForkMode::Eager {
@@ -168,7 +180,7 @@ impl Machine {
         if leaves != fork.leaves {
             child.certain = false;
         }
-        for (slot, table) in &parent.slots {
+        for (slot, table) in copied_tables {
             let copy = match fork.mode {
                 ForkMode::Eager => self.copy_table_eagerly(*slot, *table, fork.pc, parent),
                 _ => self.copy_table(*table, id),

@@ -389,11 +389,12 @@ impl Machine {
             };
         }
         let before = self.before(&here, before, Descriptor(fault.old));
-        let references = self.references(&here, fault.refs, &before);
         let table_fork = match fault.outcome {
             Outcome::TableUnshare | Outcome::TableReuse => self.table_fault(fault),
             _ => 0,
         };
+        // After a table was copied, as the kernel counts: its frames have one reference more.
+        let references = self.references(&here, fault.refs, &before);
         let broke = matches!(
             fault.outcome,
             Outcome::CowCopy | Outcome::CowReuse | Outcome::TableUnshare | Outcome::TableReuse

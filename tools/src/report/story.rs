@@ -382,7 +382,7 @@ impl Story {
             page,
             frame,
             origins: origins(machine, parent, page, &change.before),
-            fork_place: Place::of_fork(&fork),
+            fork_place: Place::of_fork(fork),
             forked: if child_first {
                 (theirs, old)
             } else {
