@@ -162,7 +162,6 @@ fn inputs_that_are_no_traces() {
     for (args, code, word) in [
         (&["report", "/no/such/trace"][..], 3, "/no/such/trace"),
         (&["report", "/"], 3, "directory"),
-        (&["report"], 2, "FILE"),
         (
             &["faults", place.trace(), "--outcome", "cow"],
             2,

@@ -68,7 +68,7 @@ fn virt_with_shared_tables_and_few_asids() {
             .lossless()
             .trace(TraceLevel::Life)
             .fork(ForkMode::Shared)
-            .append("asid_bits=5")
+            .append("asid_bits=2")
     };
     none_leaks(boot, 2000, &[4, 5]);
 }
