@@ -104,7 +104,9 @@ pub fn activate(ttbr0: u64) {
             options(nostack, preserves_flags)
         );
     }
+    record(|| event::Event::Barrier(event::Barrier::DsbIsh));
     record(|| event::Event::Ttbr0 { value: ttbr0 });
+    record(|| event::Event::Barrier(event::Barrier::Isb));
 }
 
 /// Leaves any address space: an empty root, ASID 0. No lazy TLB.
@@ -132,6 +134,18 @@ pub fn drop_identity_map() {
     Arch.barrier(Barrier::Isb);
 }
 
+/// A kernel page's entry changes: for the record.
+pub(super) fn kernel_page(va: u64, old: u64, new: u64) {
+    record(|| event::Event::KernelPage { va, old, new });
+}
+
+/// Makes new entries of the kernel visible to this CPU's walker and instructions. Nothing to
+/// invalidate: invalid entries are not cached.
+pub(super) fn publish_kernel_pages() {
+    Arch.barrier(Barrier::DsbIshst);
+    Arch.barrier(Barrier::Isb);
+}
+
 /// After a kernel page's entry was cleared: no CPU translates it any more.
 pub(super) fn forget_kernel_page(va: u64) {
     Arch.barrier(Barrier::DsbIshst);
@@ -150,6 +164,14 @@ fn record(event: impl FnOnce() -> event::Event) {
     if TRACED.load(Ordering::Relaxed) {
         crate::trace::mmu_event(event());
     }
+}
+
+#[inline(always)]
+fn contents(frame: Frame, what: event::Contents) {
+    record(|| event::Event::Contents {
+        frame: frame.number(),
+        what,
+    });
 }
 
 #[inline(always)]
@@ -263,17 +285,20 @@ impl Mmu for Arch {
     fn zero_frame(&self, frame: Frame) {
         // SAFETY: a frame of RAM that the caller owns, in the linear map.
         unsafe { zero_page(page(frame)) }
+        contents(frame, event::Contents::Stored);
     }
 
     #[inline]
     fn copy_frame(&self, from: Frame, to: Frame) {
         // SAFETY: two frames of RAM in the linear map; the caller owns `to`.
         unsafe { copy_page(page(to), page(from)) }
+        contents(to, event::Contents::Stored);
     }
 
     fn with_frame(&self, frame: Frame, f: &mut dyn FnMut(&mut [u8; 4096])) {
         // SAFETY: a frame of RAM that the caller owns while `f` runs, in the linear map.
-        f(unsafe { &mut *page(frame) })
+        f(unsafe { &mut *page(frame) });
+        contents(frame, event::Contents::Lent);
     }
 
     fn sync_icache(&self, frame: Frame) {
@@ -299,6 +324,7 @@ impl Mmu for Arch {
             instruction!("dsb ish");
         }
         instruction!("isb");
+        contents(frame, event::Contents::Fetchable);
     }
 
     #[inline]

@@ -146,15 +146,12 @@ fn map_one(
     }
     // A block differs from a page in bit 1.
     let kind = if size == KIB4 { 0 } else { 2 };
-    write(table, index, physical | (attributes & !kind));
+    let entry = physical | (attributes & !kind);
+    if size == KIB4 {
+        super::mmu::kernel_page(va, 0, entry);
+    }
+    write(table, index, entry);
     Ok(())
-}
-
-/// Makes new entries visible to this CPU's walker and instructions. Nothing to invalidate:
-/// invalid entries are not cached.
-fn publish() {
-    barrier::dsb(barrier::ISHST);
-    barrier::isb(barrier::SY);
 }
 
 /// Maps `[va, va + len)` to `physical` in pages; all three are multiples of 4 KiB.
@@ -163,7 +160,7 @@ pub fn map_pages(va: u64, physical: u64, len: u64, attributes: u64) -> Result<()
     for offset in (0..len).step_by(KIB4 as usize) {
         map_one(&mut used, va + offset, physical + offset, KIB4, attributes)?;
     }
-    publish();
+    super::mmu::publish_kernel_pages();
     Ok(())
 }
 
@@ -183,6 +180,7 @@ pub fn unmap_page(va: u64) -> Option<u64> {
     if old & VALID == 0 {
         return None;
     }
+    super::mmu::kernel_page(va, old, 0);
     write(table, index, 0);
     super::mmu::forget_kernel_page(va);
     Some(old & ADDRESS)
@@ -215,7 +213,7 @@ pub fn map_linear(ram: &Ranges) -> u64 {
             at += size;
         }
     }
-    publish();
+    super::mmu::publish_kernel_pages();
     lost
 }
 

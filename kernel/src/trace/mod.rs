@@ -26,6 +26,8 @@ pub const SWITCH: usize = kind("switch");
 /// The kinds that are of `trace=mmu` only.
 const FIRST_MMU: usize = kind("descriptor");
 const LAST_MMU: usize = kind("frame");
+const CONTENTS: usize = kind("contents");
+const KERNEL_PAGE: usize = kind("kernel-page");
 /// The kind of counts of resident pages.
 pub const RESIDENT: usize = kind("resident");
 
@@ -60,7 +62,7 @@ pub fn start() {
     let mut mask = 0;
     for kind in 0..KINDS {
         let level = match kind {
-            FIRST_MMU..=LAST_MMU => Level::Mmu,
+            FIRST_MMU..=LAST_MMU | CONTENTS | KERNEL_PAGE => Level::Mmu,
             FAULT | SWITCH => Level::Faults,
             _ => Level::Life,
         };

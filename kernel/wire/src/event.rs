@@ -310,6 +310,17 @@ pub enum Barrier {
     Isb,
 }
 
+/// What the kernel did to the contents of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Schema)]
+pub enum Contents {
+    /// Filled it with zeros, or with a copy of another.
+    Stored,
+    /// May have changed some of it, or only looked.
+    Lent,
+    /// Made what it holds visible to instruction fetch.
+    Fetchable,
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Schema)]
 pub enum Event {
@@ -493,10 +504,26 @@ pub enum Event {
         /// How often the numbers have been handed out: 1 since boot, and one more each time.
         generation: u64,
     },
+    /// The kernel did something to a frame's contents (`trace=mmu`).
+    Contents {
+        /// Frame number.
+        frame: u64,
+        /// What.
+        what: Contents,
+    },
+    /// A page of the kernel's own half was mapped or unmapped (`trace=mmu`).
+    KernelPage {
+        /// Virtual address.
+        va: u64,
+        /// Its descriptor before.
+        old: u64,
+        /// After.
+        new: u64,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 21;
+pub const KINDS: usize = 23;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -523,6 +550,8 @@ impl Event {
             Event::Ttbr0 { .. } => 18,
             Event::Frame { .. } => 19,
             Event::AsidNew { .. } => 20,
+            Event::Contents { .. } => 21,
+            Event::KernelPage { .. } => 22,
         }
     }
 }
@@ -550,4 +579,6 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "ttbr0",
     "frame",
     "asid-new",
+    "contents",
+    "kernel-page",
 ];

@@ -3,7 +3,9 @@
 
 use crate::codec::{Port, Stop};
 use crate::descriptor::{attributes_of, descriptor, frame_of};
-use crate::event::{Backing, Barrier, Event, Fork, ForkMode, KINDS, Map, Region, Stack, TlbiOp};
+use crate::event::{
+    Backing, Barrier, Contents, Event, Fork, ForkMode, KINDS, Map, Region, Stack, TlbiOp,
+};
 use crate::faults::{BLANK_FAULT, KIND_FAULT};
 
 /// What the last scheduler and `trace=mmu` events said.
@@ -197,6 +199,17 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             port.field(asid)?;
             port.field(generation)
         }
+        Event::Contents { frame, what } => {
+            port.field(what)?;
+            port.delta(frame, last.frame)?;
+            last.frame = *frame;
+            Ok(())
+        }
+        Event::KernelPage { va, old, new } => {
+            port.field(va)?;
+            output(port, &mut last.descriptor, old)?;
+            output(port, &mut last.descriptor, new)
+        }
     }
 }
 
@@ -317,7 +330,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 21, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 23, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -431,6 +444,15 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             space: 0,
             asid: 0,
             generation: 0,
+        },
+        21 => Event::Contents {
+            frame: 0,
+            what: Contents::Stored,
+        },
+        22 => Event::KernelPage {
+            va: 0,
+            old: 0,
+            new: 0,
         },
         _ => return None,
     })

@@ -361,6 +361,14 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             asid,
             generation
         }),
+        21 => Event::Contents {
+            frame: next(),
+            what: {
+                use wire::event::Contents::*;
+                [Stored, Lent, Fetchable][next() as usize % 3]
+            },
+        },
+        22 => fields!(Event::KernelPage { va, old, new }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);
