@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::check::CheckArgs;
 use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
 use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
@@ -23,7 +24,7 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Exit status: 0 all is well; 1 something was found (doctor misses something, a check failed); \
 2 wrong command line; 3 an input cannot be read or is incompatible; 4 the trace is lossy or \
-damaged (--strict). `run` ends with the program's own status (128+n when signal n killed it), or \
+damaged (check, --strict). `run` ends with the program's own status (128+n when signal n killed it), or \
 124 time-out, 125 cowscope itself failed (set-up, build, QEMU), 130 Ctrl-C.";
 
 /// The commands.
@@ -41,6 +42,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Print every frame and event of a trace
     Dump(DumpArgs),
+    /// Check a trace: Arm's translation rules, and the kernel's counts against its events
+    Check(CheckArgs),
     /// Check what this machine has of all that is needed, and how to get the rest
     Doctor(DoctorArgs),
     /// Run clippy on the kernel and the user programs, warnings being errors

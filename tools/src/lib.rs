@@ -3,6 +3,7 @@
 //! The binary `cowscope` is a thin layer over this library, and the machine tests use it as well.
 
 pub mod analysis;
+pub mod check;
 pub mod cli;
 pub mod doctor;
 pub mod exit;

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Faults(args) => args.run().map(ExitCode::from),
         Command::Explain(args) => args.run().map(ExitCode::from),
         Command::Dump(args) => args.run().map(ExitCode::from),
+        Command::Check(args) => args.run().map(ExitCode::from),
         Command::Doctor(args) => tools::doctor::run(&args),
         Command::Lint(args) => tools::image::lint(args.quiet),
     };

@@ -289,7 +289,9 @@ impl Machine {
             | Event::Barrier(_)
             | Event::Tlbi { .. }
             | Event::Ttbr0 { .. }
-            | Event::Frame { .. } => {}
+            | Event::Frame { .. }
+            | Event::Contents { .. }
+            | Event::KernelPage { .. } => {}
         }
         Change::default()
     }

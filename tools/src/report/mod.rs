@@ -13,8 +13,8 @@ mod place;
 mod story;
 mod story_text;
 mod summary;
-mod summary_text;
-mod text;
+pub(crate) mod summary_text;
+pub(crate) mod text;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -108,7 +108,7 @@ fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
 }
 
 /// Runs `work` on the input.
-fn with_input(
+pub(crate) fn with_input(
     args: &InputArgs,
     work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {

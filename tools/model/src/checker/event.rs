@@ -86,6 +86,64 @@ pub enum Event {
     Done(Operation),
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Event::Descriptor {
+                table,
+                index,
+                level,
+                old,
+                new,
+            } => write!(
+                f,
+                "STR level {level} table {table:#x}[{index}]: {old:#x} -> {new:#x}"
+            ),
+            Event::KernelPage { va, old, new } => {
+                write!(f, "STR kernel page {va:#x}: {old:#x} -> {new:#x}")
+            }
+            Event::Barrier(barrier) => f.write_str(match barrier {
+                Barrier::DmbIshst => "DMB ISHST",
+                Barrier::DsbIshst => "DSB ISHST",
+                Barrier::DsbNshst => "DSB NSHST",
+                Barrier::DsbIsh => "DSB ISH",
+                Barrier::DsbNsh => "DSB NSH",
+                Barrier::Isb => "ISB",
+            }),
+            Event::Tlbi(op) => f.write_str(&super::stale::name(op)),
+            Event::Ttbr0(value) => write!(
+                f,
+                "MSR TTBR0_EL1: ASID {}, root {:#x}",
+                value >> 48,
+                (value & super::bits::ADDRESS) >> 12
+            ),
+            Event::Frame { frame, freed } => {
+                let what = if freed { "given back" } else { "taken" };
+                write!(f, "frame {frame:#x} {what}")
+            }
+            Event::Contents { frame, what } => {
+                let what = match what {
+                    Contents::Stored => "stored to",
+                    Contents::Lent => "lent to the kernel",
+                    Contents::Fetchable => "made visible to instruction fetch",
+                };
+                write!(f, "frame {frame:#x} {what}")
+            }
+            Event::SpaceNew { space, root, asid } => {
+                write!(f, "space {space} made: ASID {asid}, root {root:#x}")
+            }
+            Event::SpaceEnd { space } => write!(f, "space {space} ended"),
+            Event::References { frame, count } => {
+                write!(
+                    f,
+                    "the kernel counts {count} references to frame {frame:#x}"
+                )
+            }
+            Event::Done(operation) => write!(f, "{operation}"),
+        }
+    }
+}
+
 /// What the kernel did to a frame's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {

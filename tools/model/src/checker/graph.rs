@@ -117,6 +117,9 @@ pub struct Graph {
     pub spaces: BTreeMap<u64, Space>,
     pub by_asid: BTreeMap<u16, BTreeSet<u64>>,
     pub by_serial: BTreeMap<u32, u64>,
+    /// By ASID, the CPUs that may hold entries of address spaces that have another number by now. They
+    /// do no harm until the number is used there again.
+    pub dormant: BTreeMap<u16, u64>,
     /// Frames and tables that have more owners than before.
     pub grown: Vec<u64>,
 }
@@ -258,14 +261,22 @@ impl Graph {
     /// An address space with this root.
     pub fn register(&mut self, root: u64, asid: u16, serial: Option<u32>) {
         if let Some(space) = self.spaces.get_mut(&root) {
-            if space.asid == asid {
-                space.serial = serial.or(space.serial);
-                if let Some(serial) = serial {
-                    self.by_serial.insert(serial, root);
+            let old = core::mem::replace(&mut space.asid, asid);
+            if old != asid {
+                let cached = core::mem::take(&mut space.cached);
+                if cached != 0 {
+                    *self.dormant.entry(old).or_default() |= cached;
                 }
-                return;
+                self.forget_asid(root, old);
+                self.by_asid.entry(asid).or_default().insert(root);
             }
-            self.unregister(root);
+            if let Some(serial) = serial {
+                self.by_serial.insert(serial, root);
+                if let Some(space) = self.spaces.get_mut(&root) {
+                    space.serial = Some(serial);
+                }
+            }
+            return;
         }
         self.table_mut(root, 1);
         let space = Space {
@@ -290,13 +301,17 @@ impl Graph {
         if let Some(serial) = space.serial {
             self.by_serial.remove(&serial);
         }
-        if let Some(roots) = self.by_asid.get_mut(&space.asid) {
+        self.forget_asid(root, space.asid);
+        self.deaden(root, 0);
+    }
+
+    fn forget_asid(&mut self, root: u64, asid: u16) {
+        if let Some(roots) = self.by_asid.get_mut(&asid) {
             roots.remove(&root);
             if roots.is_empty() {
-                self.by_asid.remove(&space.asid);
+                self.by_asid.remove(&asid);
             }
         }
-        self.deaden(root, 0);
     }
 
     /// A frame leaves the allocator or comes back: what it was as a table is over.

@@ -196,7 +196,7 @@ impl Checker {
                 self.counts.contents += 1;
                 self.contents(at, frame, what);
             }
-            Event::SpaceNew { space, root, asid } => self.space_new(at, space, root, asid),
+            Event::SpaceNew { space, root, asid } => self.space_new(space, root, asid),
             Event::SpaceEnd { space } => self.space_end(at, space),
             Event::References { frame, count } => self.references(at, frame, count),
             Event::Done(operation) => {
@@ -461,6 +461,11 @@ impl Checker {
     /// The TLBIs of a CPU that name no page have done their work.
     fn complete(&mut self, at: At, everywhere: bool) {
         for (op, _, active) in core::mem::take(&mut self.cpu(at).issued) {
+            let reach = if op.broadcast && everywhere {
+                u64::MAX
+            } else {
+                1 << at.cpu
+            };
             let roots: Vec<u64> = match op.scope {
                 Scope::Asid(asid) => {
                     let roots = self.graph.by_asid.get(&asid);
@@ -474,13 +479,14 @@ impl Checker {
                 };
                 // Where it was active meanwhile, walks may have brought entries back.
                 let keep = space.active | active.get(&root).copied().unwrap_or(0);
-                let reach = if op.broadcast && everywhere {
-                    u64::MAX
-                } else {
-                    1 << at.cpu
-                };
                 space.cached &= !reach | keep;
             }
+            self.graph.dormant.retain(|asid, cpus| {
+                if op.scope == Scope::All || op.scope == Scope::Asid(*asid) {
+                    *cpus &= !reach;
+                }
+                *cpus != 0
+            });
         }
     }
 
@@ -495,8 +501,12 @@ impl Checker {
             stales.retain_mut(|stale| {
                 stale.targets.retain(|target| {
                     let space = target.root.map(|root| graph.spaces.get(&root));
-                    // The kernel's half is always cached; an address space as long as any CPU may.
-                    space.is_none_or(|space| space.is_some_and(|space| space.cached != 0))
+                    // The kernel's half is always cached; an address space as long as any CPU may,
+                    // under the number that it has.
+                    let cached = |space: &graph::Space| {
+                        space.cached != 0 && target.page.asid == Some(space.asid)
+                    };
+                    space.is_none_or(|space| space.is_some_and(cached))
                 });
                 if stale.targets.is_empty() && stale.level < 3 {
                     edges.push(stale.clone());

@@ -7,9 +7,7 @@ use super::graph::{Fetch, Place};
 use super::rule::Rule;
 
 impl Checker {
-    pub(super) fn space_new(&mut self, at: At, space: u32, root: u64, asid: u16) {
-        let event = format!("space {space} is made with ASID {asid}");
-        self.asid_taken(at, root, asid, &event, true);
+    pub(super) fn space_new(&mut self, space: u32, root: u64, asid: u16) {
         self.graph.register(root, asid, Some(space));
     }
 
@@ -22,28 +20,33 @@ impl Checker {
         self.graph.unregister(root);
     }
 
-    /// E7: another address space has, or may still be cached under, this ASID.
-    fn asid_taken(&mut self, at: At, root: u64, asid: u16, event: &str, new: bool) {
-        let same = self.graph.by_asid.get(&asid);
-        let others: Vec<u64> = same
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|other| *other != root)
-            .collect();
-        for other in others {
-            let space = &self.graph.spaces[&other];
+    /// E7: what this CPU may still hold under the ASID that it is to run with, or others run with.
+    /// That another address space merely has the number is no harm: it may be of an older generation.
+    fn asid_used(&mut self, at: At, root: u64, asid: u16, event: &str) {
+        let cpu = at.cpu;
+        let mut found = Vec::new();
+        for other in self.graph.by_asid.get(&asid).into_iter().flatten() {
+            let space = &self.graph.spaces[other];
             let name = match space.serial {
                 Some(serial) => format!("space {serial}"),
                 None => format!("the address space with root {other:#x}"),
             };
-            let what = if space.cached != 0 {
-                format!("entries of {name} may still be cached under ASID {asid}")
-            } else if new {
-                format!("{name} has ASID {asid}")
-            } else {
+            if *other == root {
                 continue;
-            };
+            } else if space.cached & 1 << cpu != 0 {
+                found.push(format!(
+                    "entries of {name} may still be cached under ASID {asid} on CPU {cpu}"
+                ));
+            } else if space.active != 0 {
+                found.push(format!("{name} runs with ASID {asid}"));
+            }
+        }
+        if self.graph.dormant.get(&asid).copied().unwrap_or(0) & 1 << cpu != 0 {
+            found.push(format!(
+                "entries of an address space that had ASID {asid} may still be cached on CPU {cpu}"
+            ));
+        }
+        for what in found {
             self.report(Violation {
                 rule: Rule::E7,
                 at,
@@ -53,8 +56,9 @@ impl Checker {
                 descriptor: None,
                 what,
                 missing: format!(
-                    "the end of {name}, DSB ISHST, TLBI ASIDE1IS for ASID {asid} and DSB ISH \
-                     expected before #{}",
+                    "TLBI ASIDE1IS for ASID {asid} at the end of the other, or TLBI VMALLE1 on \
+                     this CPU when the numbers are handed out anew, and DSB ISH expected before \
+                     #{}",
                     at.position
                 ),
             });
@@ -66,8 +70,9 @@ impl Checker {
         let next = (asid != 0).then_some(root);
         let event = format!("the write of TTBR0_EL1 (ASID {asid}, root {root:#x})");
         if next.is_some() {
-            self.asid_taken(at, root, asid, &event, false);
+            self.asid_used(at, root, asid, &event);
             self.graph.register(root, asid, None);
+            self.sweep();
             self.published(at, root, &event);
             if let Some(space) = self.graph.spaces.get_mut(&root) {
                 space.cached |= 1 << at.cpu;

@@ -416,16 +416,50 @@ fn e7_asids() {
     };
     reuse(true).good();
     reuse(false).bad(Rule::E7, &["space 1", "ASID 5"]);
+    // Two that run with one number; having it is not enough.
+    let two = |run: bool| {
+        let mut s = Stream::running();
+        s.take(OTHER_ROOT);
+        s.event(Event::SpaceNew {
+            space: 2,
+            root: OTHER_ROOT,
+            asid: ASID,
+        });
+        if run {
+            s.cpu = 1;
+            s.switch(OTHER_ROOT, ASID);
+        }
+        s
+    };
+    two(false).good();
+    two(true).bad(Rule::E7, &["space 1 runs with ASID 5"]);
+    // Numbers are handed out anew, and each CPU empties its TLB before it runs with one of them.
+    let anew = |flush: bool| {
+        let mut s = Stream::running();
+        s.map(0x200, RW);
+        s.switch(0, 0);
+        s.take(OTHER_ROOT);
+        if flush {
+            s.tlbi(Scope::All, false);
+        }
+        s.switch(OTHER_ROOT, ASID);
+        s.switch(ROOT, OTHER);
+        s
+    };
+    anew(true).good();
+    anew(false).bad(Rule::E7, &["space 1", "VMALLE1"]);
+    // It got another number, and the entries under the old one are in the way of who gets that.
     let mut s = Stream::running();
+    s.cpu = 1;
+    s.switch(ROOT, ASID);
     s.switch(0, 0);
-    s.flush(Scope::Asid(ASID));
+    s.cpu = 0;
+    s.switch(0, 0);
+    s.switch(ROOT, 7);
     s.take(OTHER_ROOT);
-    s.event(Event::SpaceNew {
-        space: 2,
-        root: OTHER_ROOT,
-        asid: ASID,
-    });
-    s.bad(Rule::E7, &["space 1 has ASID 5"]);
+    s.cpu = 1;
+    s.switch(OTHER_ROOT, ASID);
+    s.bad(Rule::E7, &["that had ASID 5", "CPU 1"]);
     let mut s = Stream::running();
     s.map(0x200, RW & !bits::NOT_GLOBAL);
     s.bad(Rule::E7, &["nG expected"]);
