@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use model::checker::{At, Checker, Contents, Event, Operation};
 use model::{Scope, Tlbi};
-use wire::event::{self, Record, TlbiOp};
+use wire::event::{self, Outcome, Record, TlbiOp};
 use wire::{Body, Item};
 
 use crate::analysis::descriptor::Descriptor;
@@ -247,8 +247,11 @@ fn translate(event: &event::Event) -> (Option<Event>, Option<Event>) {
                 frame: old.frame(),
                 count: fault.refs_after,
             });
-            let va = fault.addr;
-            return (counted, done(Operation::Fault { va }));
+            let fault = Operation::Fault {
+                va: fault.addr,
+                spurious: fault.outcome == Outcome::Spurious,
+            };
+            return (counted, done(fault));
         }
         E::Fork(_) => return (None, done(Operation::Fork)),
         E::Map(_) => return (None, done(Operation::Map)),

@@ -159,7 +159,11 @@ pub enum Contents {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Fault { va: u64 },
+    /// `spurious`: the tables allowed the access, so it was a TLB that did not.
+    Fault {
+        va: u64,
+        spurious: bool,
+    },
     Fork,
     Map,
     Unmap,
@@ -172,7 +176,7 @@ pub enum Operation {
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Operation::Fault { va } => write!(f, "the return from the fault at {va:#x}"),
+            Operation::Fault { va, .. } => write!(f, "the return from the fault at {va:#x}"),
             Operation::Fork => f.write_str("the end of the fork"),
             Operation::Map => f.write_str("the end of the mmap"),
             Operation::Unmap => f.write_str("the end of the munmap"),

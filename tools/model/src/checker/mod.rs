@@ -53,6 +53,8 @@ struct Cpu {
     unsynced: Vec<Unsynced>,
     /// TLBIs of more than a page, not completed by a DSB, and where each address space was active.
     issued: Vec<(Tlbi, At, BTreeMap<u64, u64>)>,
+    /// TLBIs since the last operation, and whether a DSB has completed them.
+    forgot: Vec<(Tlbi, At, bool)>,
     /// The last ASIDE1IS.
     last_asid: Option<(u16, At)>,
     /// The root in TTBR0, and the one before, until a context synchronisation.
@@ -446,6 +448,9 @@ impl Checker {
             return;
         }
         cpu.unsynced.clear();
+        if matches!(barrier, Barrier::DsbIsh | Barrier::DsbNsh) {
+            cpu.forgot.iter_mut().for_each(|(.., done)| *done = true);
+        }
         let graph = &self.graph;
         for stales in self.stales.values_mut() {
             stales
@@ -525,6 +530,7 @@ impl Checker {
                 .iter_mut()
                 .for_each(|stale| stale.tlbi(graph, op, at));
         }
+        self.cpu(at).forgot.push((op, at, false));
         if let Scope::Asid(asid) = op.scope {
             self.cpu(at).last_asid = Some((asid, at));
         }

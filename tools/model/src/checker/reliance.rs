@@ -8,6 +8,7 @@ use super::event::{At, Operation, Page, Violation};
 use super::graph::Place;
 use super::rule::Rule;
 use super::stale::{Kind, Stale, Step};
+use crate::{Scope, Tlbi};
 
 impl Checker {
     /// The CPU's own changes whose effect is not certain yet, when somebody relies on them.
@@ -96,7 +97,65 @@ impl Checker {
                 missing: format!("ISB expected after #{}", write.position),
             });
         }
+        let forgot = core::mem::take(&mut self.cpu(at).forgot);
+        if let Operation::Fault { va, spurious: true } = operation {
+            self.spurious(at, va & !0xfff, &forgot);
+        }
         self.check_grown(at, operation);
+    }
+
+    /// A fault of a page that the tables allow: this CPU caches something narrower, perhaps an entry
+    /// of a table, and will again unless it was told to forget.
+    fn spurious(&mut self, at: At, va: u64, forgot: &[(Tlbi, At, bool)]) {
+        let Some((root, space)) = self.cpu(at).root.and_then(|root| {
+            let space = self.graph.spaces.get(&root)?;
+            Some((root, space))
+        }) else {
+            return;
+        };
+        let (asid, serial) = (space.asid, space.serial);
+        let mut hits = forgot.iter().filter(|(op, ..)| match op.scope {
+            Scope::All => true,
+            Scope::Asid(of) => of == asid,
+            Scope::Page { va: page, asid: of } => {
+                page & !0xfff == va && of.is_none_or(|of| of == asid)
+            }
+            Scope::Leaf { .. } => false,
+        });
+        let (rule, missing) = match hits.next_back() {
+            Some((.., true)) => return,
+            Some((_, tlbi, false)) => (
+                Rule::E10,
+                format!(
+                    "DSB NSH expected between the TLBI at #{} and #{}",
+                    tlbi.position, at.position
+                ),
+            ),
+            None => (
+                Rule::E6,
+                format!(
+                    "TLBI VAE1 for VA {va:#x}, ASID {asid} and DSB NSH expected before #{}",
+                    at.position
+                ),
+            ),
+        };
+        self.report(Violation {
+            rule,
+            at,
+            event: format!("the return from the fault at {va:#x}"),
+            page: Some(Page {
+                space: serial,
+                asid: Some(asid),
+                va,
+            }),
+            frame: None,
+            descriptor: None,
+            what: format!(
+                "the tables (root {root:#x}) allow the access, so that this CPU has cached something \
+                 that does not: it may fault again"
+            ),
+            missing,
+        });
     }
 
     /// A change that somebody relies on although it may not have reached all TLBs.

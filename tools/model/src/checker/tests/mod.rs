@@ -136,7 +136,10 @@ impl Stream {
     }
 
     fn fault(&mut self) {
-        self.event(Event::Done(Operation::Fault { va: VA }));
+        self.event(Event::Done(Operation::Fault {
+            va: VA,
+            spurious: false,
+        }));
     }
 
     #[track_caller]
@@ -395,6 +398,36 @@ fn e6_tlbis_that_do_not_match() {
     };
     relax(true).good();
     relax(false).bad(Rule::E6, &["TLBI VALE1 for VA 0x5000", "may fault again"]);
+}
+
+#[test]
+fn e6_spurious_faults() {
+    let again = |scope: Option<Scope>, end: &[Barrier]| {
+        let mut s = Stream::running();
+        s.map(0x200, RW);
+        s.fault();
+        s.barriers(&[DsbNshst]);
+        if let Some(scope) = scope {
+            s.tlbi(scope, false);
+        }
+        s.barriers(end);
+        s.event(Event::Done(Operation::Fault {
+            va: VA + 8,
+            spurious: true,
+        }));
+        s
+    };
+    let page = Scope::Page {
+        va: VA,
+        asid: Some(ASID),
+    };
+    again(Some(page), &[DsbNsh]).good();
+    again(None, &[DsbNsh]).bad(
+        Rule::E6,
+        &["fault again", "TLBI VAE1 for VA 0x5000, ASID 5"],
+    );
+    again(Some(PAGE), &[DsbNsh]).bad(Rule::E6, &["TLBI VAE1"]);
+    again(Some(page), &[]).bad(Rule::E10, &["DSB NSH expected"]);
 }
 
 #[test]
