@@ -1,6 +1,7 @@
 //! The kernel heap: `talc`, in a window of its own that grows by single frames.
 
 use super::{layout, mmu, table};
+use alloc::sync::Arc;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 use memory::Frame;
@@ -144,6 +145,13 @@ pub fn reserve(bytes: usize) -> bool {
         talc.source.reserved = bytes;
     }
     there
+}
+
+/// `Arc::new`, but an exhausted heap is no panic. For everything that a user program can ask for.
+pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
+    /// The allocator's tag and alignment, and the two counts.
+    const EXTRA: usize = 64 + 16;
+    reserve(size_of::<T>() + EXTRA).then(|| Arc::new(value))
 }
 
 /// Bytes of RAM the heap occupies.

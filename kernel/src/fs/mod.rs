@@ -5,7 +5,7 @@ pub mod cpio;
 pub mod pipe;
 pub mod tree;
 
-use crate::arch::uaccess;
+use crate::arch::{heap, uaccess};
 use crate::process::random;
 use crate::syscall::errno::Errno;
 use crate::trace;
@@ -51,13 +51,18 @@ pub struct File {
 
 impl File {
     /// A new description.
-    pub fn new(object: Object, node: Option<&'static Node>, flags: u32) -> Arc<File> {
-        Arc::new(File {
+    pub fn new(
+        object: Object,
+        node: Option<&'static Node>,
+        flags: u32,
+    ) -> Result<Arc<File>, Errno> {
+        heap::try_arc(File {
             object,
             flags: AtomicU32::new(flags),
             node,
             position: Mutex::new(0),
         })
+        .ok_or(Errno::ENOMEM)
     }
 
     /// Opens a node of the tree.
@@ -74,7 +79,7 @@ impl File {
             Content::Link(_) => return Err(Errno::ELOOP),
             Content::Device(..) | Content::Other => return Err(Errno::ENXIO),
         };
-        Ok(File::new(object, Some(node), flags))
+        File::new(object, Some(node), flags)
     }
 
     fn nonblocking(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Pipes, with pipe(7)'s semantics: writes of up to `PIPE_BUF` bytes are atomic, a reader
 //! without writers sees the end, a writer without readers gets EPIPE.
 
-use crate::arch::uaccess;
+use crate::arch::{heap, uaccess};
 use crate::process::scheduler::{self, WaitQueue};
 use crate::process::thread;
 use crate::syscall::errno::Errno;
@@ -37,7 +37,7 @@ pub struct End {
 }
 
 /// A new pipe: its read end and its write end.
-pub fn new() -> (End, End) {
+pub fn new() -> Result<(End, End), Errno> {
     let state = State {
         buf: Vec::new(),
         head: 0,
@@ -47,16 +47,17 @@ pub fn new() -> (End, End) {
         wait_read: WaitQueue::new(),
         wait_write: WaitQueue::new(),
     };
-    let pipe = Arc::new(Pipe {
+    let pipe = heap::try_arc(Pipe {
         state: Mutex::new(state),
-    });
-    (
+    })
+    .ok_or(Errno::ENOMEM)?;
+    Ok((
         End {
             pipe: pipe.clone(),
             write: false,
         },
         End { pipe, write: true },
-    )
+    ))
 }
 
 impl Drop for End {

@@ -1,6 +1,7 @@
 //! The file tree of the initramfs: built once at boot, read-only afterwards.
 
 use super::cpio;
+use crate::arch::heap;
 use crate::process::elf::Elf;
 use crate::syscall::errno::Errno;
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
@@ -193,6 +194,10 @@ impl Tree {
             .name
             .split(|&byte| byte == b'/')
             .filter(|part| !matches!(*part, b"" | b"." | b".."));
+        if parts.clone().any(|part| part.len() > NAME_MAX) {
+            defmt::warn!("initramfs: a name is longer than {=usize} bytes", NAME_MAX);
+            return;
+        }
         let Some(mut name) = parts.next() else { return };
         let mut parent = ROOT;
         for next in parts {
@@ -373,13 +378,18 @@ impl Regular {
     }
 
     /// The file's pages, shared by all who map it.
-    pub fn cache(&'static self, id: u32) -> &'static Arc<PageCache> {
-        self.cache.call_once(|| {
-            Arc::new(PageCache::new(
+    pub fn cache(&'static self, id: u32) -> Result<&'static Arc<PageCache>, Errno> {
+        /// A cache and its source, and the allocator's tags.
+        const HEAP: usize = size_of::<PageCache>() + size_of::<Archive>() + 256;
+        self.cache.try_call_once(|| {
+            if !heap::reserve(HEAP) {
+                return Err(Errno::ENOMEM);
+            }
+            Ok(Arc::new(PageCache::new(
                 id,
                 self.bytes.len() as u64,
                 Box::new(Archive(self.bytes)),
-            ))
+            )))
         })
     }
 }

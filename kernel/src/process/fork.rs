@@ -2,11 +2,11 @@
 
 use super::space::Space;
 use super::thread::{Start, Thread, current};
-use super::{Process, State, options, scheduler, table};
+use super::{Process, State, options, scheduler, signal, table};
 use crate::arch::{self, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use crate::trace;
-use alloc::{boxed::Box, sync::Arc};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_VFORK,
@@ -15,10 +15,6 @@ use linux_raw_sys::general::{
 use memory::ForkCounts;
 use spin::Mutex;
 use wire::event::{Event, Fork, ForkMode};
-
-/// What the allocations below take at most, the tables of files and mappings aside (they are
-/// asked for as they come): a process, a thread, an address space, actions, and their reference counts.
-const HEAP: usize = 8192;
 
 /// The arguments of clone.
 pub struct Clone {
@@ -43,19 +39,16 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         | CLONE_CHILD_CLEARTID
         | CLONE_SETTLS;
     let start = arch::time::cycles();
-    let (flags, signal) = (clone.flags as u32 & !0xff, clone.flags as u32 & 0xff);
+    let (flags, at_end) = (clone.flags as u32 & !0xff, clone.flags as u32 & 0xff);
     // Threads, namespaces and shared descriptors are for later, and so is a child in the parent's
     // address space that the parent does not wait for.
     let concurrent = flags & CLONE_VM != 0 && flags & CLONE_VFORK == 0;
     if clone.flags >> 32 != 0
         || flags & !SUPPORTED != 0
         || concurrent
-        || (signal != SIGCHLD && signal != 0)
+        || (at_end != SIGCHLD && at_end != 0)
     {
         return Err(Errno::EINVAL);
-    }
-    if !arch::heap::reserve(HEAP) {
-        return Err(Errno::ENOMEM);
     }
     let parent = current();
     let process = &parent.process;
@@ -63,11 +56,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let reserved = table::allocate()?;
     let pid = reserved.number();
     let files = process.files.lock().try_clone()?;
-    let actions = process
-        .actions
-        .lock()
-        .as_ref()
-        .map(|actions| Box::new(**actions));
+    let actions = signal::try_clone(&process.actions.lock())?;
     let mode = options::options().fork;
     let (space, counts, mode) = if flags & CLONE_VM != 0 {
         (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
@@ -87,7 +76,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
         }
     };
-    let child = Arc::new(Process {
+    let child = arch::heap::try_arc(Process {
         pid,
         parent: AtomicU32::new(process.pid),
         group: AtomicU32::new(process.group.load(Ordering::Relaxed)),
@@ -98,8 +87,12 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         actions: Mutex::new(actions),
         state: Mutex::new(state),
     });
-    let thread = match start_thread(&child, space.clone(), frame, clone) {
-        Ok(thread) => thread,
+    let started = child.ok_or(Errno::ENOMEM).and_then(|child| {
+        let thread = start_thread(&child, space.clone(), frame, clone)?;
+        Ok((child, thread))
+    });
+    let (child, thread) = match started {
+        Ok(started) => started,
         Err(error) => {
             Space::release(space);
             return Err(error);

@@ -166,7 +166,7 @@ impl Image {
                 start,
                 middle,
                 Backing::File {
-                    cache: file.cache(node.id).clone(),
+                    cache: file.cache(node.id)?.clone(),
                     offset,
                 },
             )?;

@@ -64,13 +64,23 @@ pub fn action(process: &Process, signal: u32) -> Action {
         .map_or(Action::default(), |actions| actions[signal as usize - 1])
 }
 
+/// A table of actions on the heap, or ENOMEM.
+fn boxed(actions: &Actions) -> Result<Box<Actions>, Errno> {
+    if !heap::reserve(2 * size_of::<Actions>()) {
+        return Err(Errno::ENOMEM);
+    }
+    Ok(Box::new(*actions))
+}
+
+/// A copy for a forked child.
+pub fn try_clone(actions: &Option<Box<Actions>>) -> Result<Option<Box<Actions>>, Errno> {
+    actions.as_deref().map(boxed).transpose()
+}
+
 /// Sets the action of `signal`.
 pub fn set_action(process: &Process, signal: u32, action: Action) -> Result<(), Errno> {
     if process.actions.lock().is_none() {
-        if !heap::reserve(2 * size_of::<Actions>()) {
-            return Err(Errno::ENOMEM);
-        }
-        let defaults = Box::new([Action::default(); MAX as usize]);
+        let defaults = boxed(&[Action::default(); MAX as usize])?;
         *process.actions.lock() = Some(defaults);
     }
     if let Some(actions) = process.actions.lock().as_mut() {

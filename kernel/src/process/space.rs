@@ -35,10 +35,16 @@ impl Space {
     /// An empty address space.
     pub fn new() -> Result<Arc<Space>, Errno> {
         let map = AddressSpace::new(arch::mmu::memory()).map_err(space_errno)?;
-        Ok(Space::wrap(map, (0, 0)))
+        Space::wrap(map, (0, 0))
     }
 
-    fn wrap(map: AddressSpace, heap: (u64, u64)) -> Arc<Space> {
+    fn wrap(map: AddressSpace, heap: (u64, u64)) -> Result<Arc<Space>, Errno> {
+        /// Its allocation, with the reference counts and the allocator's tag.
+        const HEAP: usize = size_of::<Space>() + 80;
+        if !arch::heap::reserve(HEAP) {
+            map.destroy(arch::mmu::memory());
+            return Err(Errno::ENOMEM);
+        }
         let space = Arc::new(Space {
             serial: map.serial(),
             root: map.root(),
@@ -49,7 +55,7 @@ impl Space {
             root: space.root.frame().number(),
             asid: space.root.asid(),
         });
-        space
+        Ok(space)
     }
 
     /// Makes it the active one of this CPU. The value of TTBR0: its ASID and root table.
@@ -165,7 +171,7 @@ impl Space {
             .fork(arch::mmu::memory(), mode)
             .map_err(space_errno)?;
         drop(inner);
-        Ok((Space::wrap(map, heap), counts))
+        Ok((Space::wrap(map, heap)?, counts))
     }
 
     /// Reports what it maps, for the tools to compare.

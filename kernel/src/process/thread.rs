@@ -111,7 +111,7 @@ impl Thread {
             space: UnsafeCell::new(Some(space)),
             spurious: Cell::default(),
         };
-        Ok(Arc::new(Thread {
+        let thread = Thread {
             tid,
             process,
             pending: AtomicU64::new(0),
@@ -123,7 +123,8 @@ impl Thread {
             own,
             stack,
             _place: place,
-        }))
+        };
+        arch::heap::try_arc(thread).ok_or(Errno::ENOMEM)
     }
 
     /// Its state.

@@ -306,13 +306,13 @@ pub fn pipe2(addr: u64, flags: u32) -> Result {
         return Err(Errno::EINVAL);
     }
     let close_on_exec = flags & O_CLOEXEC != 0;
-    let (read, write) = pipe::new();
+    let (read, write) = pipe::new()?;
     let process = &current().process;
     let mut fds = [0; 2];
     let ends = [(read, O_RDONLY), (write, O_WRONLY)];
     for (index, (end, access)) in ends.into_iter().enumerate() {
         let file = File::new(Object::Pipe(end), None, access | flags & O_NONBLOCK);
-        match install(file, close_on_exec, 0) {
+        match file.and_then(|file| install(file, close_on_exec, 0)) {
             Ok(fd) => fds[index] = fd,
             Err(error) => {
                 let undone = (index == 1).then(|| process.files.lock().remove(fds[0]));

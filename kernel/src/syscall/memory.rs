@@ -145,7 +145,7 @@ fn file_backing(
                 trace::meta(Meta::File(node));
             }
             Ok(Backing::File {
-                cache: regular.cache(node.id).clone(),
+                cache: regular.cache(node.id)?.clone(),
                 offset,
             })
         }
