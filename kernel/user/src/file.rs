@@ -6,7 +6,7 @@ use linux_raw_sys::general::{
     __NR_close, __NR_dup3, __NR_openat, __NR_pipe2, __NR_read, __NR_write, AT_FDCWD,
 };
 
-pub use linux_raw_sys::general::{O_CLOEXEC, O_RDONLY};
+pub use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY};
 
 /// A file descriptor. Plain numbers: forking programs share and close them in ways that an owning
 /// type would get wrong.
