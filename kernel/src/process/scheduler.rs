@@ -59,49 +59,58 @@ pub fn cpu() -> &'static Cpu {
     &CPUS.0[arch::cpu::id()]
 }
 
+/// Threads that are ready, linked through themselves: no memory is needed to make one ready.
 struct RunQueue {
-    ready: VecDeque<Arc<Thread>>,
-    /// Threads alive: the queue has room for all of them.
-    threads: usize,
+    /// `Arc`s that were turned into pointers; null: none.
+    first: *const Thread,
+    last: *const Thread,
 }
+
+// SAFETY: the pointers stand for `Arc<Thread>`s, which may go to any CPU.
+unsafe impl Send for RunQueue {}
 
 static QUEUE: Mutex<RunQueue> = Mutex::new(RunQueue {
-    ready: VecDeque::new(),
-    threads: 0,
+    first: ptr::null(),
+    last: ptr::null(),
 });
 
-/// A thread's place in the run queue, so that making it ready never needs memory.
-pub struct Place(());
-
-impl Place {
-    /// Makes room for one more thread.
-    pub fn reserve() -> Result<Place, Errno> {
-        let mut queue = QUEUE.lock();
-        let additional = queue.threads + 1 - queue.ready.len();
-        queue
-            .ready
-            .try_reserve(additional)
-            .map_err(|_| Errno::ENOMEM)?;
-        queue.threads += 1;
-        Ok(Place(()))
+impl RunQueue {
+    #[inline]
+    fn push(&mut self, thread: Arc<Thread>) {
+        let thread = Arc::into_raw(thread);
+        // SAFETY: both are the queue's own references; the links belong to the queue, which is locked.
+        unsafe {
+            (*thread).link().set(ptr::null());
+            match self.last.as_ref() {
+                Some(last) => last.link().set(thread),
+                None => self.first = thread,
+            }
+        }
+        self.last = thread;
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        QUEUE.lock().threads -= 1;
+    #[inline]
+    fn pop(&mut self) -> Option<Arc<Thread>> {
+        let first = self.first;
+        // SAFETY: the queue's own reference, or null; the link belongs to the queue.
+        self.first = unsafe { first.as_ref() }?.link().get();
+        if self.first.is_null() {
+            self.last = ptr::null();
+        }
+        // SAFETY: `push` made it from an Arc, and it is in the queue no more.
+        Some(unsafe { Arc::from_raw(first) })
     }
 }
 
 /// Starts a new thread.
 pub fn start(thread: Arc<Thread>) {
-    QUEUE.lock().ready.push_back(thread);
+    QUEUE.lock().push(thread);
 }
 
 /// Wakes a thread that sleeps or is about to.
 pub fn wake(thread: &Arc<Thread>) {
     if thread.change_state(State::Blocked, State::Ready) {
-        QUEUE.lock().ready.push_back(thread.clone());
+        QUEUE.lock().push(thread.clone());
     } else {
         thread.change_state(State::Blocking, State::Running);
     }
@@ -122,7 +131,7 @@ pub fn block() {
 
 /// Lets the next thread run, if there is one.
 pub fn yield_now() {
-    if !QUEUE.lock().ready.is_empty() {
+    if !QUEUE.lock().first.is_null() {
         current().set_state(State::Ready);
         switch_away();
     }
@@ -140,7 +149,7 @@ pub fn end_current() -> ! {
 fn switch_away() {
     let thread = current();
     let cpu = cpu();
-    let next = QUEUE.lock().ready.pop_front();
+    let next = QUEUE.lock().pop();
     thread.save_user_state();
     let target: *const Context = match &next {
         Some(next) => next.context(),
@@ -206,7 +215,7 @@ pub fn finish_switch() {
         // It yielded, or was woken on its way to sleep.
         _ => {
             previous.set_state(State::Ready);
-            QUEUE.lock().ready.push_back(previous);
+            QUEUE.lock().push(previous);
         }
     }
 }
@@ -215,7 +224,7 @@ pub fn finish_switch() {
 pub fn idle() -> ! {
     timer::start();
     loop {
-        let next = QUEUE.lock().ready.pop_front();
+        let next = QUEUE.lock().pop();
         if let Some(next) = next {
             let cpu = cpu();
             let target = next.context();

@@ -44,7 +44,8 @@ pub struct Thread {
     state: AtomicU8,
     own: Own,
     stack: KernelStack,
-    _place: scheduler::Place,
+    /// Behind it in the run queue, while it is there.
+    link: Cell<*const Thread>,
 }
 
 /// How a thread starts.
@@ -86,7 +87,8 @@ struct Own {
 
 // SAFETY: `own` is used by the thread itself, or by the scheduler while it switches to or from the
 // thread; a thread is on one CPU at a time (`scheduler` publishes it only after its registers are
-// saved), and the kernel is not preempted. All else in a Thread is Sync.
+// saved), and the kernel is not preempted; `link` is used under the run queue's lock. All else in a
+// Thread is Sync.
 unsafe impl Sync for Thread {}
 // SAFETY: as above; nothing in a thread is tied to the CPU that made it.
 unsafe impl Send for Thread {}
@@ -99,7 +101,6 @@ impl Thread {
         space: Arc<Space>,
         start: &Start,
     ) -> Result<Arc<Thread>, Errno> {
-        let place = scheduler::Place::reserve()?;
         let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
         let frame = frame_of(&stack);
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
@@ -122,7 +123,7 @@ impl Thread {
             state: AtomicU8::new(State::Ready as u8),
             own,
             stack,
-            _place: place,
+            link: Cell::new(ptr::null()),
         };
         arch::heap::try_arc(thread).ok_or(Errno::ENOMEM)
     }
@@ -148,6 +149,12 @@ impl Thread {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// The next thread in the run queue, for the run queue.
+    #[inline]
+    pub fn link(&self) -> &Cell<*const Thread> {
+        &self.link
     }
 
     /// Its saved registers, for the scheduler.

@@ -22,15 +22,23 @@ type Result = core::result::Result<u64, Errno>;
 /// Runs the system call that the registers ask for.
 #[inline]
 pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
-    let result = call(thread, frame);
+    // The shortest calls need no registers of the caller's saved, which those below do.
+    let result = match frame.x[8] as u32 {
+        nr::__NR_getpid => Ok(thread.process.pid.into()),
+        nr::__NR_gettid => Ok(thread.tid.into()),
+        nr::__NR_getppid => process::getppid(thread),
+        nr::__NR_getuid | nr::__NR_geteuid | nr::__NR_getgid | nr::__NR_getegid => Ok(0),
+        nr::__NR_sched_yield => process::sched_yield(),
+        _ => call(frame),
+    };
     frame.x[0] = match result {
         Ok(value) => value,
         Err(Errno(code)) => (-i64::from(code)) as u64,
     };
 }
 
-#[inline]
-fn call(thread: &Current, frame: &mut TrapFrame) -> Result {
+#[inline(never)]
+fn call(frame: &mut TrapFrame) -> Result {
     let [a, b, c, d, e, f, ..] = frame.x;
     match frame.x[8] as u32 {
         nr::__NR_exit | nr::__NR_exit_group => crate::process::exit::exit(a as u32),
@@ -38,10 +46,6 @@ fn call(thread: &Current, frame: &mut TrapFrame) -> Result {
         nr::__NR_execve => process::execve(frame, a, b, c),
         nr::__NR_wait4 => process::wait4(a, b, c as u32, d),
         nr::__NR_waitid => process::waitid(a as u32, b as u32, c, d as u32, e),
-        nr::__NR_getpid => Ok(thread.process.pid.into()),
-        nr::__NR_gettid => Ok(thread.tid.into()),
-        nr::__NR_getppid => process::getppid(thread),
-        nr::__NR_getuid | nr::__NR_geteuid | nr::__NR_getgid | nr::__NR_getegid => Ok(0),
         nr::__NR_getpgid => process::getpgid(a as u32),
         nr::__NR_setpgid => process::setpgid(a as u32, b as u32),
         nr::__NR_getsid => process::getsid(a as u32),
@@ -49,7 +53,6 @@ fn call(thread: &Current, frame: &mut TrapFrame) -> Result {
         nr::__NR_set_tid_address => process::set_tid_address(a),
         nr::__NR_set_robust_list => process::set_robust_list(b),
         nr::__NR_rseq => Err(Errno::ENOSYS),
-        nr::__NR_sched_yield => process::sched_yield(),
         nr::__NR_sched_getaffinity => process::sched_getaffinity(a as u32, b, c),
         nr::__NR_prctl => process::prctl(a as u32, b, c),
 
