@@ -22,7 +22,7 @@ mod syscall {
 }
 
 use fastrand::Rng;
-use memory::{PAGE_SIZE, USER_END};
+use memory::{PAGE_SIZE, Prot, USER_END};
 use program::Elf;
 use syscall::errno::Errno;
 
@@ -177,6 +177,8 @@ fn check(elf: &Elf, len: u64) {
         assert!(segment.offset + segment.file_len <= len);
         assert_eq!(segment.offset % PAGE_SIZE, segment.addr % PAGE_SIZE);
         end = end.next_multiple_of(PAGE_SIZE);
+        let (write, exec) = (Prot::WRITE, Prot::EXEC);
+        assert!(!(segment.prot.contains(write) && segment.prot.contains(exec)));
     }
 }
 
