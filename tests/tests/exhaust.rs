@@ -40,7 +40,7 @@ fn the_kernel_survives_and_forgets() {
             panic!("{}", run.stdout());
         };
         // Each full pipe is 64 KiB of the kernel's heap.
-        assert!(full * 64 << 10 > mebibytes << 19, "{}", run.stdout());
+        assert!((full * 64) << 10 > mebibytes << 19, "{}", run.stdout());
         assert!(worked > 0 && refused > 0, "{}", run.stdout());
         let (all_after, heap_after) = frames(&run);
         assert!(
