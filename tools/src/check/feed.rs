@@ -167,7 +167,8 @@ impl Observer for Feed {
             // What it held is missed by its number.
             return;
         };
-        if self.expected.is_some_and(|next| next != envelope.seq) {
+        let first = self.expected.is_none() && state.losses.late_start;
+        if first || self.expected.is_some_and(|next| next != envelope.seq) {
             self.lost();
         }
         self.expected = Some(envelope.seq.wrapping_add(1));

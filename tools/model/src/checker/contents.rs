@@ -171,6 +171,10 @@ impl Checker {
     }
 
     fn freed(&mut self, at: At, frame: u64) {
+        let unmapped = |cpu: &super::Cpu| cpu.kernel.is_some_and(|change| change.unmapped);
+        if self.cpus.get(&at.cpu).is_some_and(unmapped) {
+            self.kernel_in_effect(at, &format!("frame {frame:#x} is given back"));
+        }
         let table = self.graph.tables.contains_key(&frame);
         let (rule, event) = if table {
             (Rule::E5, format!("table {frame:#x} is given back"))

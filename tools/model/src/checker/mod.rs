@@ -55,6 +55,8 @@ struct Cpu {
     issued: Vec<(Tlbi, At, BTreeMap<u64, u64>)>,
     /// TLBIs since the last operation, and whether a DSB has completed them.
     forgot: Vec<(Tlbi, At, bool)>,
+    /// The last change of the kernel's half that may not be in effect on this CPU.
+    kernel: Option<KernelChange>,
     /// The last ASIDE1IS.
     last_asid: Option<(u16, At)>,
     /// The root in TTBR0, and the one before, until a context synchronisation.
@@ -71,6 +73,15 @@ struct Unsynced {
     ordered: bool,
     /// Somebody may walk there already.
     reachable: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KernelChange {
+    at: At,
+    va: u64,
+    /// Unmapped: `done` when the TLBI is; mapped: when the store is visible.
+    unmapped: bool,
+    done: bool,
 }
 
 /// How much was checked.
@@ -162,6 +173,15 @@ impl Checker {
             ..at
         };
         self.cpus.entry(at.cpu).or_default();
+        if !matches!(
+            event,
+            Event::KernelPage { .. }
+                | Event::Barrier(_)
+                | Event::Frame { .. }
+                | Event::Contents { .. }
+        ) {
+            self.kernel_in_effect(at, &event.to_string());
+        }
         match event {
             Event::Descriptor {
                 table,
@@ -397,17 +417,18 @@ impl Checker {
         let place = Place::kernel(va);
         let old = self.kernel.get(&va).copied().unwrap_or(said);
         let event = format!("the write of {new:#x} for the kernel's page {va:#x}");
+        let unmapped = !valid(new);
+        self.cpu(at).kernel = Some(KernelChange {
+            at,
+            va,
+            unmapped,
+            done: false,
+        });
         if valid(new) {
             self.remake(at, place, 3, new, &event);
             self.kernel.insert(va, new);
             let info = self.graph.frames.entry(bits::frame(new)).or_default();
             info.places.insert(place);
-            self.cpu(at).unsynced.push(Unsynced {
-                place,
-                at,
-                ordered: false,
-                reachable: true,
-            });
         } else {
             self.kernel.remove(&va);
         }
@@ -435,6 +456,9 @@ impl Checker {
     fn barrier(&mut self, at: At, barrier: Barrier) {
         if barrier == Barrier::Isb {
             let cpu = self.cpu(at);
+            if cpu.kernel.is_some_and(|change| change.done) {
+                cpu.kernel = None;
+            }
             cpu.unsynchronised = None;
             if let Some((root, _)) = cpu.leaving.take() {
                 self.leave(at, root);
@@ -461,6 +485,11 @@ impl Checker {
             self.complete(at, barrier == Barrier::DsbIsh);
         }
         self.sweep();
+        if let Some(change) = self.cpus.get(&at.cpu).and_then(|cpu| cpu.kernel) {
+            let clean = !self.stales.contains_key(&Place::kernel(change.va));
+            let done = change.done || !change.unmapped || clean;
+            self.cpu(at).kernel = Some(KernelChange { done, ..change });
+        }
     }
 
     /// The TLBIs of a CPU that name no page have done their work.

@@ -228,7 +228,9 @@ impl Checker {
 
     pub(super) fn references(&mut self, at: At, frame: u64, count: u32) {
         let info = self.graph.frames.get(&frame);
-        let info = info.filter(|info| info.free == Some(false) && self.cpus.len() == 1);
+        // After a loss there may be address spaces that the stream has not named.
+        let whole = self.counts.losses == 0 && self.cpus.len() == 1;
+        let info = info.filter(|info| info.free == Some(false) && whole);
         let leaf = info.and_then(|info| {
             let mut places = info.places.iter();
             places.find_map(|&place| self.graph.entry(place).filter(|entry| valid(*entry)))

@@ -68,6 +68,44 @@ impl Checker {
         }
     }
 
+    /// The kernel goes on: what it mapped or unmapped for itself must be in effect, without an exception
+    /// return to help.
+    pub(super) fn kernel_in_effect(&mut self, at: At, event: &str) {
+        let Some(change) = self.cpu(at).kernel else {
+            return;
+        };
+        // Without its TLBI there is a reliance of another kind.
+        if change.unmapped && !change.done {
+            return;
+        }
+        self.cpu(at).kernel = None;
+        let (what, missing) = match (change.unmapped, change.done) {
+            (true, _) => ("unmapped", "ISB"),
+            (false, true) => ("mapped", "ISB"),
+            (false, false) => ("mapped", "DSB ISHST and ISB"),
+        };
+        self.report(Violation {
+            rule: Rule::E11,
+            at,
+            event: event.to_owned(),
+            page: Some(Page {
+                space: None,
+                asid: None,
+                va: change.va,
+            }),
+            frame: None,
+            descriptor: None,
+            what: format!(
+                "the kernel's page {what} at #{} may not be so yet on this CPU",
+                change.at.position
+            ),
+            missing: format!(
+                "{missing} expected between #{} and #{}",
+                change.at.position, at.position
+            ),
+        });
+    }
+
     pub(super) fn page_of(&self, place: Place) -> Option<Page> {
         let level = self.graph.tables.get(&place.table())?.level;
         let paths = self.graph.paths(place.table(), true);

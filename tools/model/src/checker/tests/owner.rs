@@ -101,7 +101,28 @@ fn the_kernels_own_pages() {
         va: STACK,
         asid: None,
     };
-    unmap(&|s| s.flush(page)).good();
+    unmap(&|s| {
+        s.flush(page);
+        s.barriers(&[Isb]);
+    })
+    .good();
+    unmap(&|s| s.flush(page)).bad(Rule::E11, &["unmapped at", "ISB expected"]);
+    let map = |barriers: &[Barrier]| {
+        let mut s = Stream::running();
+        s.take(0x300);
+        s.event(Event::KernelPage {
+            va: STACK,
+            old: 0,
+            new: leaf(0x300, 0x703),
+        });
+        s.barriers(barriers);
+        s.fault();
+        s
+    };
+    map(&[DsbIshst, Isb]).good();
+    map(&[DsbIshst]).bad(Rule::E11, &["ISB expected"]);
+    map(&[Isb, DsbIshst]).bad(Rule::E11, &["ISB expected"]);
+    map(&[Isb]).bad(Rule::E11, &["DSB ISHST and ISB expected"]);
     unmap(&|_| {}).bad(Rule::E4, &["TLBI VAAE1IS for VA 0xffffffffc0005000"]);
     // Kernel entries are global.
     unmap(&|s| s.flush(Scope::Asid(ASID))).bad(Rule::E6, &["ASID"]);
