@@ -1,6 +1,7 @@
 //! Fork: the child maps the parent's frames, and neither may write them any more.
 
 use core::convert::Infallible;
+use core::ops::Range;
 
 use crate::change::{Flush, Flushed, Slot, annotate, freeze, prepare, publish, share_broken};
 use crate::descriptor::{Content, Leaf, Rights, Table};
@@ -74,9 +75,11 @@ impl AddressSpace {
             space,
             counts,
             last: None,
+            shared: 0..0,
         };
         let mut flush = Flush::new(self.context);
         let mut result = self.copy_tables(mem, &mut child, mode, &mut flush);
+        child.tell_shared(mem, self.serial);
         // Also on failure: the parent stays write-protected, which is only slower, but its TLB
         // entries must not say otherwise, and its tables must come back.
         if child.counts.protected > 0 {
@@ -114,16 +117,22 @@ impl AddressSpace {
         for mapping in self.mappings.as_slice() {
             for_chunks(mmu, self.root, mapping.start, mapping.end, |chunk| {
                 let block = chunk.start & !(L3_SPAN - 1);
-                if mode == ForkMode::SharedTables
-                    && self.mappings.pages_in(block, block + L3_SPAN) >= mem.share_from
-                {
-                    child.share_table(mem, chunk, flush)
+                if mode == ForkMode::SharedTables && self.worth_sharing(mem, block) {
+                    child.share_table(mem, self.serial, chunk, flush)
                 } else {
                     child.copy_leaves(mem, chunk, mode, flush)
                 }
             })?;
         }
         Ok(())
+    }
+
+    /// What nobody writes is shared for good, and costs nothing but a counter. Elsewhere the first
+    /// write takes the tables apart, which a copy of few leaves undercuts.
+    fn worth_sharing<M: Mmu>(&self, mem: &Memory<M>, block: u64) -> bool {
+        let end = block + L3_SPAN;
+        self.mappings.pages_in(block, end) >= mem.share_from
+            || !self.mappings.private_writable_in(block, end)
     }
 
     /// The tables that were broken to be shared come back as shared ones.
@@ -190,6 +199,8 @@ struct Child {
     counts: ForkCounts,
     /// The block of 2 MiB that was last written to, and its table.
     last: Option<(u64, Frame)>,
+    /// Whole tables that were shared last, one after the other.
+    shared: Range<u64>,
 }
 
 impl Child {
@@ -204,6 +215,7 @@ impl Child {
     fn share_table<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
+        parent: u32,
         chunk: Chunk,
         flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
@@ -220,7 +232,22 @@ impl Child {
         }
         self.counts.tables_shared += 1;
         self.last = Some((chunk.start / L3_SPAN, table));
+        let start = chunk.start & !(L3_SPAN - 1);
+        if self.shared.end != start {
+            self.tell_shared(mem, parent);
+            self.shared.start = start;
+        }
+        self.shared.end = start + L3_SPAN;
         Ok(())
+    }
+
+    /// Puts the tables that were shared last on record.
+    fn tell_shared<M: Mmu>(&mut self, mem: &Memory<M>, parent: u32) {
+        let Range { start, end } = core::mem::take(&mut self.shared);
+        if start < end {
+            let child = self.space.serial;
+            mem.mmu.tables_shared(parent, child, start, end);
+        }
     }
 
     /// The leaves of a part of a table, but for those that the eager mode copies together with

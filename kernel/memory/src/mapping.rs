@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::cache::PageCache;
 use crate::frame::PAGE_SIZE;
+use crate::tables::L3_SPAN;
 use crate::{OutOfMemory, USER_END};
 
 /// Permissions of a mapping, by PROT_READ, PROT_WRITE and PROT_EXEC.
@@ -173,6 +174,9 @@ const MAPPINGS_MAX: usize = 65_530;
 /// The lowest address that can be mapped: null pointers with small offsets fault.
 pub const MAP_MIN: u64 = 0x1_0000;
 
+/// One past the last address that `find_free` gives out: programs compute ends of memory.
+const TOP: u64 = USER_END - PAGE_SIZE;
+
 /// The mappings of an address space, sorted, disjoint, and merged where they join.
 #[derive(Debug, Default)]
 pub(crate) struct Mappings {
@@ -302,6 +306,14 @@ impl Mappings {
             .sum()
     }
 
+    /// True if a write somewhere in a range would change private memory.
+    pub fn private_writable_in(&self, start: u64, end: u64) -> bool {
+        let mappings = self.list[self.after(start)..].iter();
+        mappings
+            .take_while(|mapping| mapping.start < end)
+            .any(|mapping| mapping.prot.contains(Prot::WRITE) && !mapping.shared)
+    }
+
     /// Removes all.
     pub fn clear(&mut self, removed: impl FnMut(Mapping)) {
         self.list.drain(..).for_each(removed);
@@ -361,7 +373,8 @@ impl Mappings {
     }
 
     /// A hole of `len` bytes: at `hint` if that is free, else as high as possible below the stack,
-    /// of which `reserve` bytes from its end stay free for it to grow.
+    /// of which `reserve` bytes from its end stay free for it to grow, or above it. What is smaller
+    /// than a table's 2 MiB goes below the stack first, where it shares tables with others.
     pub fn find_free(&self, len: u64, hint: u64, reserve: u64) -> Option<u64> {
         if len == 0 || len > USER_END || !len.is_multiple_of(PAGE_SIZE) {
             return None;
@@ -385,19 +398,31 @@ impl Mappings {
             .iter()
             .rev()
             .find(|mapping| mapping.region == Region::Stack);
-        let mut top = stack.map_or(USER_END, |stack| {
+        let below = stack.map_or(TOP, |stack| {
             stack.start.min(stack.end.saturating_sub(reserve))
         });
-        for mapping in self.list.iter().rev() {
+        let above = stack.map_or(TOP, |stack| stack.end);
+        if len < L3_SPAN {
+            let found = self.highest(len, MAP_MIN, below);
+            found.or_else(|| self.highest(len, above, TOP))
+        } else {
+            let found = self.highest(len, above, TOP);
+            found.or_else(|| self.highest(len, MAP_MIN, below))
+        }
+    }
+
+    /// The highest hole of `len` bytes in a range.
+    fn highest(&self, len: u64, low: u64, high: u64) -> Option<u64> {
+        let mut top = high;
+        for mapping in self.list[..self.after(high)].iter().rev() {
+            if mapping.end <= low {
+                break;
+            }
             if mapping.end <= top && top - mapping.end >= len {
                 return Some(top - len);
             }
             top = top.min(mapping.start);
         }
-        if top >= MAP_MIN + len {
-            Some(top - len)
-        } else {
-            None
-        }
+        (top >= low && top - low >= len).then(|| top - len)
     }
 }

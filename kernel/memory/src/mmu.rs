@@ -128,6 +128,13 @@ pub trait Mmu {
     /// virtual address (a VIPT instruction cache needs more than IC IVAU at the kernel's alias).
     fn sync_icache(&self, frame: Frame);
 
+    /// The level 3 tables of `start..end` (whole ones) are shared by two address spaces, by their
+    /// serial numbers, from the fork that is under way: a hook for the record.
+    #[inline]
+    fn tables_shared(&self, parent: u32, child: u32, start: u64, end: u64) {
+        let _ = (parent, child, start, end);
+    }
+
     /// A frame was taken from the allocator, or given back: a hook for the record.
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {

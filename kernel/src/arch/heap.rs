@@ -134,17 +134,20 @@ fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
 /// besides its size. It holds until the next call. For system calls that could not undo what they did: they ask first, and
 /// fail with ENOMEM while nothing has happened yet.
 pub fn reserve(bytes: usize) -> bool {
-    let mut talc = HEAP.lock();
-    let free = match talc.source.heap_end {
-        // SAFETY: `heap_end` is what the allocator returned last.
-        Some(end) => end.as_ptr() as usize - unsafe { talc.reserved(end) }.up_to.as_ptr() as usize,
-        None => 0,
+    let Ok(layout) = Layout::from_size_align(bytes, 16) else {
+        return false;
     };
-    let there = free >= bytes || grow(&mut talc, (bytes - free).max(STEP)).is_ok();
-    if there {
-        talc.source.reserved = bytes;
-    }
-    there
+    let mut talc = HEAP.lock();
+    // In one piece, wherever it is: insisting on the end would grow a heap that has large holes,
+    // since the allocator prefers the smallest piece that fits, and that is the end.
+    // SAFETY: the size is not zero.
+    let Some(block) = (unsafe { talc.allocate(layout) }) else {
+        return false;
+    };
+    talc.source.reserved = bytes;
+    // SAFETY: it was allocated above, with this layout.
+    unsafe { talc.deallocate(block.as_ptr(), layout) };
+    true
 }
 
 /// `Arc::new`, but an exhausted heap is no panic. For everything that a user program can ask for.

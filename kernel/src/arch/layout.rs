@@ -3,8 +3,8 @@
 //! | from                    | what                                                  |
 //! |-------------------------|-------------------------------------------------------|
 //! | `0xffff_ff80_0000_0000` | all RAM, linearly                                      |
+//! | `0xffff_fffe_8000_0000` | kernel stacks, each above a guard                      |
 //! | `0xffff_ffff_8000_0000` | the image                                              |
-//! | `0xffff_ffff_c000_0000` | kernel stacks, each above a guard                      |
 //! | `0xffff_ffff_d000_0000` | the heap                                               |
 //! | `0xffff_ffff_f000_0000` | devices and the firmware's tables                      |
 
@@ -12,13 +12,13 @@ use core::ops::Range;
 
 /// Where physical address 0 appears.
 pub const LINEAR: u64 = 0xffff_ff80_0000_0000;
-/// RAM above this physical address has no place in the linear map: the last two GiB of the half
+/// RAM above this physical address has no place in the linear map: the last six GiB of the half
 /// are the image's and the windows'.
-pub const LINEAR_END: u64 = 510 << 30;
+pub const LINEAR_END: u64 = 506 << 30;
 /// Where the image is linked.
 pub const IMAGE: u64 = 0xffff_ffff_8000_0000;
-/// Kernel stacks.
-pub const STACKS: Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_d000_0000;
+/// Kernel stacks: room for 131,072.
+pub const STACKS: Range<u64> = 0xffff_fffe_8000_0000..0xffff_ffff_8000_0000;
 /// The heap.
 pub const HEAP: Range<u64> = 0xffff_ffff_d000_0000..0xffff_ffff_f000_0000;
 /// Devices, the device tree, the ATAGs.

@@ -327,6 +327,15 @@ impl Mmu for Arch {
         contents(frame, event::Contents::Fetchable);
     }
 
+    fn tables_shared(&self, parent: u32, child: u32, start: u64, end: u64) {
+        crate::trace::emit(event::Event::TablesShared {
+            parent_space: parent,
+            child_space: child,
+            start,
+            end,
+        });
+    }
+
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {
         record(|| event::Event::Frame {

@@ -1,23 +1,34 @@
-//! Kernel stacks: 16 KiB each, above a guard that nothing maps.
+//! Kernel stacks: 8 KiB each, above a guard that nothing maps. The deepest that the test programs
+//! get is 4.2 KiB.
 //!
-//! A slot is 32 KiB, its upper half the stack: bit 14 of a valid SP is set, which is how the
-//! exception vectors tell an overflow.
+//! A slot is 32 KiB, and the stack begins in the middle: bit 14 of a valid SP is set, which is how
+//! the exception vectors tell an overflow.
 
 use super::{layout, mmu, table};
 use memory::Frame;
 use spin::Mutex;
 
 /// Bytes in a kernel stack.
-pub const SIZE: u64 = 16 * 1024;
-const SLOT: u64 = 2 * SIZE;
+pub const SIZE: u64 = 8 * 1024;
+const GUARD: u64 = 16 * 1024;
+const SLOT: u64 = 2 * GUARD;
 const PAGE: u64 = 4096;
 const SLOTS: usize = ((layout::STACKS.end - layout::STACKS.start) / SLOT) as usize;
 
-/// A bit per slot in use.
-static USED: Mutex<[u64; SLOTS / 64]> = Mutex::new([0; SLOTS / 64]);
+struct Slots {
+    /// A bit per slot in use.
+    used: [u64; SLOTS / 64],
+    /// All words before this one are full.
+    first: usize,
+}
+
+static SLOTS_USED: Mutex<Slots> = Mutex::new(Slots {
+    used: [0; SLOTS / 64],
+    first: 0,
+});
 
 /// The stack that was dropped last, still mapped: fork after exit is the common order, and mapping
-/// four pages and taking them out of the TLB again costs as much as the rest of a small fork's pages.
+/// two pages and taking them out of the TLB again costs as much as the rest of a small fork's pages.
 static SPARE: Mutex<Option<usize>> = Mutex::new(None);
 
 /// A kernel stack; its memory goes back when it is dropped.
@@ -33,10 +44,12 @@ impl KernelStack {
             return Some(Self { slot });
         }
         let slot = {
-            let mut used = USED.lock();
-            let word = used.iter().position(|&word| word != u64::MAX)?;
-            let bit = used[word].trailing_ones() as usize;
-            used[word] |= 1 << bit;
+            let mut slots = SLOTS_USED.lock();
+            let mut words = slots.used.iter().skip(slots.first);
+            slots.first += words.position(|&word| word != u64::MAX)?;
+            let word = slots.first;
+            let bit = slots.used[word].trailing_ones() as usize;
+            slots.used[word] |= 1 << bit;
             word * 64 + bit
         };
         let stack = Self { slot };
@@ -68,11 +81,13 @@ impl KernelStack {
                 mmu::memory().free(Frame::containing(physical));
             }
         }
-        USED.lock()[self.slot / 64] &= !(1 << (self.slot % 64));
+        let mut slots = SLOTS_USED.lock();
+        slots.used[self.slot / 64] &= !(1 << (self.slot % 64));
+        slots.first = slots.first.min(self.slot / 64);
     }
 
     fn bottom(&self) -> u64 {
-        layout::STACKS.start + self.slot as u64 * SLOT + SIZE
+        layout::STACKS.start + self.slot as u64 * SLOT + GUARD
     }
 
     /// One past the highest byte.

@@ -1,6 +1,6 @@
 //! A program's first address space: segments, stack, arguments, auxiliary vector.
 
-use super::elf::Elf;
+use super::elf::{Elf, Segment};
 use super::random;
 use super::space::Space;
 use crate::arch::{self, uaccess};
@@ -14,8 +14,12 @@ use linux_raw_sys::auxvec::{
 };
 use memory::{Backing, Mapping, PAGE_SIZE, Prot, Region, USER_END};
 
-/// One past the highest byte of the stack: a page is left unmapped above it.
-pub const STACK_TOP: u64 = USER_END - PAGE_SIZE;
+/// One past the highest byte of the stack of a program that is linked low, as most are: in the
+/// same GiB, so that a small process needs a level 2 table less. A heap that meets the stack goes
+/// on elsewhere: `malloc` takes to mmap when brk fails.
+const STACK_TOP_LOW: u64 = (1 << 30) - PAGE_SIZE;
+/// And of a program that needs the room, or is somewhere else. A page is left unmapped above.
+const STACK_TOP_HIGH: u64 = USER_END - PAGE_SIZE;
 /// How large the stack may grow (RLIMIT_STACK).
 pub const STACK_LIMIT: u64 = 8 << 20;
 /// How much of it is mapped from the start, besides what the arguments take.
@@ -106,6 +110,7 @@ pub struct Arguments {
 pub struct Image {
     entry: u64,
     bias: u64,
+    stack_top: u64,
     /// Ranges to clear: from the end of a segment's file bytes to the end of their page.
     tails: Vec<(u64, u64)>,
 }
@@ -128,6 +133,7 @@ impl Image {
         let mut image = Image {
             entry: elf.entry.wrapping_add(bias),
             bias,
+            stack_top: stack_top(elf, bias),
             tails: Vec::new(),
         };
         let mut heap = 0;
@@ -143,7 +149,7 @@ impl Image {
             } else {
                 start
             };
-            if end > STACK_TOP - STACK_LIMIT || end <= start {
+            if end > STACK_TOP_HIGH - STACK_LIMIT || end <= start {
                 return Err(Errno::ENOMEM);
             }
             let part = |start, end, backing| {
@@ -180,8 +186,8 @@ impl Image {
             heap = heap.max(end);
         }
         space.map(Mapping {
-            start: STACK_TOP - (STACK_START + stack).next_multiple_of(PAGE_SIZE),
-            end: STACK_TOP,
+            start: image.stack_top - (STACK_START + stack).next_multiple_of(PAGE_SIZE),
+            end: image.stack_top,
             prot: Prot::READ.union(Prot::WRITE),
             shared: false,
             backing: Backing::Anonymous,
@@ -215,7 +221,7 @@ impl Image {
         let lists = [&arguments.arguments, &arguments.environment];
         let [argv, envp] = lists.map(|list| list.bytes.len() as u64);
         // From the top: path, environment, arguments, platform, random bytes.
-        let path = STACK_TOP - 8 - arguments.path.bytes.len() as u64;
+        let path = self.stack_top - 8 - arguments.path.bytes.len() as u64;
         let environment = path - envp;
         let strings = environment - argv;
         let platform = strings - PLATFORM.len() as u64;
@@ -252,7 +258,7 @@ impl Image {
             + 2 * auxiliary.len();
         let sp = (random - 8 * words as u64) & !15;
         let mut bytes = Vec::new();
-        let len = (STACK_TOP - sp) as usize;
+        let len = (self.stack_top - sp) as usize;
         bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
         bytes.resize(len, 0);
         let mut slots = bytes.chunks_exact_mut(8);
@@ -284,6 +290,17 @@ impl Image {
             bytes[at(addr)..at(addr) + part.len()].copy_from_slice(part);
         }
         Ok((sp, bytes))
+    }
+}
+
+/// Where the stack of a program goes: low if half a GiB is left below it.
+fn stack_top(elf: &Elf, bias: u64) -> u64 {
+    let end = |segment: &Segment| segment.addr.wrapping_add(bias).checked_add(segment.len);
+    let low = |segment| end(segment).is_some_and(|end| end <= STACK_TOP_LOW / 2);
+    if elf.loads.iter().all(low) {
+        STACK_TOP_LOW
+    } else {
+        STACK_TOP_HIGH
     }
 }
 

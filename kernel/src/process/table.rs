@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use spin::Mutex;
 
 /// Pids are below this.
-const PID_MAX: u32 = 1 << 16;
+const PID_MAX: u32 = 1 << 22;
 /// Entries per block.
 const BLOCK: usize = 512;
 /// Pids are not reused before this many others were.

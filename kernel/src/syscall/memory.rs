@@ -54,9 +54,13 @@ pub fn brk(wanted: u64) -> Result {
     }
     let (old, new) = (pages(end).unwrap_or(end), pages(wanted).unwrap_or(wanted));
     if new > old {
-        if space.lock().overlaps(old, new + PAGE_SIZE) {
+        let inner = space.lock();
+        // Nor may it take the room that a stack above it has for growth.
+        let free = inner.map.find_free(new - old, old) == Some(old);
+        if !free || inner.overlaps(old, new + PAGE_SIZE) {
             return Ok(end);
         }
+        drop(inner);
         let grown = Mapping {
             start: old,
             end: new,

@@ -4,8 +4,8 @@ use crate::{Result, fail, syscall};
 use core::mem::size_of;
 use core::sync::atomic::AtomicU64;
 use linux_raw_sys::general::{
-    __NR_brk, __NR_mmap, __NR_mprotect, __NR_munmap, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, PROT_READ, PROT_WRITE,
+    __NR_brk, __NR_mmap, __NR_mprotect, __NR_munmap, __NR_sysinfo, MAP_ANONYMOUS, MAP_NORESERVE,
+    MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE,
 };
 
 /// Bytes in a page.
@@ -40,6 +40,16 @@ pub unsafe fn mmap(
             ],
         )
     }
+}
+
+/// Bytes of RAM that are free, by sysinfo(2).
+pub fn free() -> Result<u64> {
+    // `struct sysinfo` is 112 bytes: after uptime, loads[3] and totalram comes freeram; mem_unit is
+    // the first half of word 13.
+    let mut info = [0u64; 14];
+    // SAFETY: the buffer has the structure's size.
+    unsafe { syscall(__NR_sysinfo, [info.as_mut_ptr().addr()])? };
+    Ok(info[5] * (info[13] & 0xffff_ffff).max(1))
 }
 
 /// Sets or reads (0) the end of the heap; returns the end, which is the old one if it could not be

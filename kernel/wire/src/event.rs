@@ -520,10 +520,22 @@ pub enum Event {
         /// After.
         new: u64,
     },
+    /// The fork that is under way shares last-level tables. The `Fork` event follows.
+    TablesShared {
+        /// The parent's address space.
+        parent_space: Space,
+        /// The child's, which the fork makes.
+        child_space: Space,
+        /// The first byte that the first table maps.
+        start: u64,
+        /// One past the last byte that the last table maps: the tables in between are all of
+        /// those that exist.
+        end: u64,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 23;
+pub const KINDS: usize = 24;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -552,6 +564,7 @@ impl Event {
             Event::AsidNew { .. } => 20,
             Event::Contents { .. } => 21,
             Event::KernelPage { .. } => 22,
+            Event::TablesShared { .. } => 23,
         }
     }
 }
@@ -581,4 +594,5 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "asid-new",
     "contents",
     "kernel-page",
+    "tables-shared",
 ];

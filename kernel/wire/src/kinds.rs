@@ -210,6 +210,16 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             output(port, &mut last.descriptor, old)?;
             output(port, &mut last.descriptor, new)
         }
+        Event::TablesShared {
+            parent_space,
+            child_space,
+            start,
+            end,
+        } => {
+            port.field(parent_space)?;
+            port.field(child_space)?;
+            range(port, start, end)
+        }
     }
 }
 
@@ -330,7 +340,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 23, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 24, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -453,6 +463,12 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             va: 0,
             old: 0,
             new: 0,
+        },
+        23 => Event::TablesShared {
+            parent_space: 0,
+            child_space: 0,
+            start: 0,
+            end: 0,
         },
         _ => return None,
     })

@@ -1,6 +1,5 @@
 //! What changes many pages at once: fork, unmapping, protection, the end of an address space.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use wire::event::{self, Fault, ForkMode, Outcome, Space};
@@ -30,15 +29,24 @@ struct Dropped {
 }
 
 /// The tables of a parent, each with its address / 2 MiB, those that a fork shares first, and how
-/// many these are; it copies the others leaf by leaf. The kernel shares those of the 2 MiB of which
-/// the most is mapped, down to a threshold of its own, and says how many they are.
-fn shared_tables(fork: &event::Fork, parent: &AddressSpace) -> (usize, Vec<(u64, TableId)>) {
-    let mut tables: Vec<_> = parent.slots.iter().map(|(slot, id)| (*slot, *id)).collect();
-    if fork.mode != ForkMode::SharedTables {
-        return (0, tables);
-    }
-    tables.sort_by_cached_key(|(slot, _)| (Reverse(parent.mapped_pages(*slot)), *slot));
-    (tables.len().min(fork.tables_shared as usize), tables)
+/// many these are; it copies the others leaf by leaf. `sharing`: what the kernel said of the forks
+/// of this parent.
+fn shared_tables(
+    fork: &event::Fork,
+    parent: &AddressSpace,
+    sharing: &[(Space, Range<u64>)],
+) -> (usize, Vec<(u64, TableId)>) {
+    let tables = parent.slots.iter().map(|(slot, id)| (*slot, *id));
+    let is_shared = |(slot, _): &(u64, TableId)| {
+        let told = |(child, range): &(Space, Range<u64>)| {
+            *child == fork.child_space && range.contains(&(slot * LEAVES * PAGE_SIZE))
+        };
+        sharing.iter().any(told)
+    };
+    let (mut shared, copied): (Vec<_>, Vec<_>) = tables.partition(is_shared);
+    let count = shared.len();
+    shared.extend(copied);
+    (count, shared)
 }
 
 impl Machine {
@@ -147,7 +155,8 @@ impl Machine {
         parent: &AddressSpace,
         child: &mut AddressSpace,
     ) {
-        let (shared, tables) = shared_tables(fork, parent);
+        let sharing = self.sharing.remove(&fork.parent_space).unwrap_or_default();
+        let (shared, tables) = shared_tables(fork, parent, &sharing);
         let (shared, copied_tables) = tables.split_at(shared);
         for (slot, table) in shared {
             let shared = self.tables.get_mut(*table);

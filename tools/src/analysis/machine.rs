@@ -5,6 +5,8 @@
 //! that of the trace. After a loss nothing that the lost events may have changed is taken for certain:
 //! comparisons with the kernel then count as "unknown".
 
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 use wire::event::{Event, Fault, Outcome, Record, Space, Stack};
 
@@ -65,6 +67,8 @@ pub struct Machine {
     pub events: [u64; wire::event::KINDS],
     /// Whether the trace records faults; without them no page is known.
     pub faults_traced: bool,
+    /// By parent, the tables that the fork under way has shared so far: by child, their addresses.
+    pub(super) sharing: FxHashMap<Space, Vec<(Space, Range<u64>)>>,
     /// Set by a loss, and for good: reference counts are no longer certain.
     pub uncertain: bool,
     /// Counter ticks of the first event and of the last.
@@ -284,6 +288,15 @@ impl Machine {
             Event::AsidNew { space, asid, .. } => {
                 let space = self.space_mut(space);
                 space.ttbr0 = space.ttbr0.map(|old| Ttbr0::new(old.root(), asid));
+            }
+            Event::TablesShared {
+                parent_space,
+                child_space,
+                start,
+                end,
+            } => {
+                let sharing = self.sharing.entry(parent_space).or_default();
+                sharing.push((child_space, start..end));
             }
             Event::Descriptor { .. }
             | Event::Barrier(_)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use wire::event::{Backing, Map, Outcome, Region, Space};
 
-use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
+use super::descriptor::{Descriptor, LEAVES, Ttbr0};
 
 /// Serial number of a fork in this trace, from 1; 0 is "no fork".
 pub type ForkId = u32;
@@ -210,16 +210,6 @@ impl AddressSpace {
     pub fn mapping(&self, address: u64) -> Option<&Mapping> {
         let (_, mapping) = self.mappings.range(..=address).next_back()?;
         (address < mapping.end).then_some(mapping)
-    }
-
-    /// How many pages of the 2 MiB under a last-level table are mapped.
-    pub fn mapped_pages(&self, slot: u64) -> u64 {
-        let start = slot * LEAVES * PAGE_SIZE;
-        let end = start.saturating_add(LEAVES * PAGE_SIZE);
-        let below = self.mappings.range(..end).rev();
-        let inside = below.take_while(|(_, mapping)| mapping.end > start);
-        let bytes = inside.map(|(_, mapping)| mapping.end.min(end) - mapping.start.max(start));
-        bytes.sum::<u64>() / PAGE_SIZE
     }
 
     /// A mapping was made, or grew.

@@ -262,6 +262,7 @@ fn translate(event: &event::Event) -> (Option<Event>, Option<Event>) {
         E::Switch { .. } => return (None, done(Operation::Switch)),
         // TTBR0 says so as well.
         E::AsidNew { .. }
+        | E::TablesShared { .. }
         | E::Spawn { .. }
         | E::Exit { .. }
         | E::Reap { .. }

@@ -369,6 +369,12 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             },
         },
         22 => fields!(Event::KernelPage { va, old, new }),
+        23 => fields!(Event::TablesShared {
+            parent_space,
+            child_space,
+            start,
+            end
+        }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);
