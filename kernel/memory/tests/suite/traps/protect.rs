@@ -1,0 +1,94 @@
+//! Rights that are lost, and code that is written.
+
+use memory::{Access, ForkMode, Outcome, Prot};
+
+use crate::program::{Back, Op};
+use crate::traps::{FILE, RW, RWX, RX, protect, read, touch, world, write};
+
+#[test]
+fn protecting_a_cow_page_and_back_does_not_make_it_writable() {
+    for mode in [Prot::READ, Prot::NONE] {
+        let mut world = world(1);
+        write(&mut world, 0, 1, 7);
+        world.fork(0, ForkMode::Classic).unwrap();
+        for process in [1, 0] {
+            protect(&mut world, process, 1, mode);
+            protect(&mut world, process, 1, RW);
+        }
+        assert_eq!(write(&mut world, 1, 1, 9), Some(Outcome::CowCopy));
+        assert_eq!(read(&mut world, 0, 1), None);
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+fn protection_is_gone_from_every_cpu_when_the_call_returns() {
+    let mut world = world(3);
+    write(&mut world, 0, 1, 7);
+    (0..3).for_each(|cpu| assert_eq!(touch(&mut world, cpu, 0, 1, Access::Read, 0), None));
+    protect(&mut world, 0, 1, Prot::READ);
+    (0..3).for_each(|cpu| {
+        assert_eq!(
+            touch(&mut world, cpu, 0, 1, Access::Write, 0),
+            Some(Outcome::Denied)
+        )
+    });
+    // No copy and no second owner: the page is writable in place once it may be.
+    protect(&mut world, 0, 1, RW);
+    assert_eq!(write(&mut world, 0, 1, 8), Some(Outcome::CowReuse));
+    world.finish().unwrap();
+}
+
+#[test]
+fn code_is_cleaned_once_and_again_after_it_was_written() {
+    let mut world = world(1);
+    world.map(0, 1, 1, RX, FILE).unwrap();
+    assert_eq!(
+        touch(&mut world, 0, 0, 1, Access::Exec, 0),
+        Some(Outcome::Exec)
+    );
+    assert_eq!(world.mem.mmu.syncs.get(), 1);
+    // The same frame in a second place is clean already.
+    world.map(0, 2, 1, RX, FILE).unwrap();
+    assert_eq!(
+        touch(&mut world, 0, 0, 2, Access::Exec, 0),
+        Some(Outcome::Exec)
+    );
+    assert_eq!(world.mem.mmu.syncs.get(), 1);
+    // The kernel writes the file.
+    world
+        .step(Op::FileWrite {
+            cpu: 0,
+            file: 0,
+            page: 0,
+            value: 1,
+        })
+        .unwrap();
+    world.map(0, 3, 1, RX, FILE).unwrap();
+    touch(&mut world, 0, 0, 3, Access::Exec, 0);
+    assert_eq!(world.mem.mmu.syncs.get(), 2);
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_page_is_never_writable_and_executable_at_once() {
+    let mut world = world(2);
+    world.map(0, 1, 1, RWX, Back::Anonymous).unwrap();
+    for round in 1..4 {
+        let outcome = write(&mut world, 0, 1, round);
+        assert_eq!(
+            outcome,
+            Some(if round == 1 {
+                Outcome::ZeroFill
+            } else {
+                Outcome::CowReuse
+            })
+        );
+        assert_eq!(
+            touch(&mut world, 1, 0, 1, Access::Exec, 0),
+            Some(Outcome::Exec)
+        );
+        assert_eq!(world.mem.mmu.syncs.get(), u64::from(round));
+    }
+    world.finish().unwrap();
+}

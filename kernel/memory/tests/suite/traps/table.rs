@@ -1,0 +1,150 @@
+//! Level 3 tables that address spaces share.
+
+use memory::{ForkMode, MapError, Outcome, PAGE_SIZE, Prot, REFS_LIMIT, SpaceError};
+
+use crate::oracle::va;
+use crate::program::Op;
+use crate::traps::{exit, protect, read, world, write};
+use crate::world::World;
+
+/// Two processes that share the tables of the first 2 MiB (pages 0 to 3, all of them written) and
+/// the second (pages 4 to 7, one of them).
+fn shared(cpus: usize) -> World {
+    let mut world = world(cpus);
+    world.mem.share_from = 1;
+    (0..5).for_each(|page| assert_eq!(write(&mut world, 0, page, 3), Some(Outcome::ZeroFill)));
+    let free = world.mem.frames.free_count();
+    world.fork(0, ForkMode::SharedTables).unwrap();
+    world.check().unwrap();
+    // The child's root and its level 2 table.
+    assert_eq!(free - world.mem.frames.free_count(), 2);
+    world
+}
+
+#[test]
+fn the_first_write_below_a_shared_table_copies_the_table_then_the_page() {
+    let mut world = shared(2);
+    let before = world.processes[1].space.leaf(&world.mem, va(1));
+    assert_eq!(write(&mut world, 1, 1, 9), Some(Outcome::TableUnshare));
+    assert_ne!(world.processes[1].space.leaf(&world.mem, va(1)), before);
+    assert_eq!(
+        write(&mut world, 1, 2, 9),
+        Some(Outcome::CowCopy),
+        "the table is its own now"
+    );
+    assert_eq!(
+        write(&mut world, 1, 4, 9),
+        Some(Outcome::TableUnshare),
+        "another 2 MiB"
+    );
+    (0..5).for_each(|page| assert_eq!(read(&mut world, 0, page), None));
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_child_that_left_gives_the_table_back_with_one_fault() {
+    let mut world = shared(2);
+    exit(&mut world, 1);
+    assert_eq!(write(&mut world, 0, 1, 9), Some(Outcome::TableReuse));
+    for page in [0, 2, 3] {
+        assert_eq!(
+            write(&mut world, 0, page, 9),
+            None,
+            "its leaves kept their rights"
+        );
+    }
+    world.finish().unwrap();
+}
+
+#[test]
+fn the_last_owner_of_a_table_does_not_get_frames_that_a_copy_of_it_maps() {
+    let mut world = shared(2);
+    assert_eq!(write(&mut world, 1, 1, 9), Some(Outcome::TableUnshare));
+    // The parent's table has one owner again, but its frames have two.
+    assert_eq!(write(&mut world, 0, 2, 8), Some(Outcome::TableReuse));
+    assert_eq!(read(&mut world, 1, 2), None);
+    assert_eq!(
+        write(&mut world, 0, 1, 8),
+        Some(Outcome::CowReuse),
+        "the child has its own since"
+    );
+    world.finish().unwrap();
+}
+
+#[test]
+fn unmapping_and_protecting_part_of_a_shared_table_touch_only_the_caller() {
+    let mut world = shared(2);
+    world
+        .step(Op::Unmap {
+            cpu: 0,
+            process: 1,
+            page: 1,
+            count: 1,
+        })
+        .unwrap();
+    protect(&mut world, 1, 4, Prot::READ);
+    for page in [0, 1, 2, 4] {
+        assert_eq!(read(&mut world, 0, page), None);
+    }
+    assert_eq!(read(&mut world, 1, 1), Some(Outcome::Denied));
+    assert_eq!(write(&mut world, 1, 4, 9), Some(Outcome::Denied));
+    world.finish().unwrap();
+}
+
+#[test]
+fn unmapping_part_of_a_shared_table_can_run_out_of_memory_and_changes_nothing() {
+    let mut world = shared(1);
+    world.step(Op::Starve { left: 0 }).unwrap();
+    let space = &mut world.processes[1].space;
+    assert_eq!(
+        space.unmap(&world.mem, va(1), va(2)),
+        Err(MapError::OutOfMemory)
+    );
+    assert_eq!(
+        space.protect(&world.mem, va(1), va(2), Prot::READ),
+        Err(MapError::OutOfMemory)
+    );
+    assert_eq!(space.mappings().len(), 1);
+    // The whole table needs no copy: it is just let go.
+    let dropped = space.unmap(&world.mem, va(0), va(7) + PAGE_SIZE).unwrap();
+    assert_eq!((dropped.dropped, dropped.freed), (5, 0));
+    world.processes[1].pages.0.clear();
+    world.check().unwrap();
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_saturated_table_counter_fails_the_fork_and_nothing_else() {
+    let mut world = shared(1);
+    let root = world.processes[0].space.root().frame().number();
+    let entry = |table: u64, index: usize| {
+        let table = world.mem.mmu.machine.borrow().table(table)[index];
+        memory::descriptor::Table::from_bits(table).unwrap().frame()
+    };
+    let table = entry(entry(root, 0).number(), 0);
+    world.mem.frames.set_refs(table, REFS_LIMIT);
+    let failed = world.processes[0]
+        .space
+        .fork(&world.mem, ForkMode::SharedTables)
+        .map(|_| ());
+    assert_eq!(failed, Err(SpaceError::TooManyReferences));
+    world.mem.frames.set_refs(table, 2);
+    world.check().unwrap();
+    world.finish().unwrap();
+}
+
+#[test]
+fn a_classic_fork_of_a_shared_table_leaves_nothing_writable() {
+    let mut world = shared(2);
+    world.fork(0, ForkMode::Classic).unwrap();
+    world.fork(1, ForkMode::SharedTables).unwrap();
+    for (process, value) in [(0, 10), (1, 11), (2, 12), (3, 13)] {
+        for page in 0..5 {
+            write(&mut world, process, page, value);
+        }
+    }
+    for process in 0..4 {
+        (0..5).for_each(|page| assert_eq!(read(&mut world, process, page), None));
+    }
+    world.finish().unwrap();
+}

@@ -1,0 +1,110 @@
+//! Accesses of programs, and the faults they take.
+
+use memory::{Access, Handled, Outcome, Request};
+
+use super::{Result, World};
+use crate::oracle::{OFFSETS, va};
+
+impl World {
+    /// Makes a process current on a CPU.
+    pub fn run(&mut self, cpu: usize, process: usize) -> usize {
+        let cpu = self.cpu(cpu);
+        let space = &self.processes[process].space;
+        // Also where it is active already, as a kernel that has been in another thread does.
+        let before = self.mem.asids.generation();
+        self.mem.activate(space.root(), cpu);
+        let rolled = self.mem.asids.generation() - before;
+        *self.outcomes.entry("rollover").or_default() += rolled as u32;
+        if self.running[cpu] != Some(space.serial()) {
+            let ttbr0 = space.root().ttbr0();
+            self.mem.mmu.machine.borrow_mut().activate(Some(ttbr0));
+            self.running[cpu] = Some(space.serial());
+        }
+        cpu
+    }
+
+    /// An access of a program, with at most one fault. What the fault handler did, if it was called.
+    pub fn access(
+        &mut self,
+        cpu: usize,
+        process: usize,
+        page: usize,
+        offset: usize,
+        access: Access,
+        value: u8,
+    ) -> Result<Option<Handled>> {
+        let cpu = self.run(cpu, process);
+        let permitted = self.processes[process].pages.permits(page, access);
+        let addr = va(page) + OFFSETS[offset];
+        let mut last: Option<Handled> = None;
+        loop {
+            let done = {
+                let mut machine = self.mem.mmu.machine.borrow_mut();
+                match access {
+                    Access::Read => machine.load(cpu, addr).map(Some),
+                    Access::Write => machine.store_byte(cpu, addr, value).map(|()| None),
+                    Access::Exec => machine.fetch(cpu, addr).map(|()| None),
+                }
+            };
+            let pages = &mut self.processes[process].pages;
+            match done {
+                Ok(_) if !permitted => {
+                    return Err(format!(
+                        "{access:?} of page {page} is not permitted, but works"
+                    ));
+                }
+                Ok(read) => {
+                    if access == Access::Write {
+                        pages.write(page, offset, value);
+                    } else if let Some(read) = read
+                        && read != pages.read(page, offset)
+                    {
+                        return Err(format!(
+                            "process {process} reads {read:#x} at page {page}, not {:#x}",
+                            pages.read(page, offset)
+                        ));
+                    }
+                    return Ok(last);
+                }
+                Err(fault) if last.is_some() => {
+                    return Err(format!("{fault:?} again after {last:?}"));
+                }
+                Err(_) => {}
+            }
+            let space = &mut self.processes[process].space;
+            let handled = space.fault(&self.mem, Request { addr, access });
+            *self.outcomes.entry(name(handled.outcome)).or_default() += 1;
+            match handled.outcome {
+                Outcome::Denied if !permitted => return Ok(Some(handled)),
+                Outcome::OutOfMemory if !self.hogs.is_empty() => return Ok(Some(handled)),
+                Outcome::Denied | Outcome::OutOfMemory => {
+                    return Err(format!("{access:?} of page {page}: {handled:?}"));
+                }
+                Outcome::Spurious if self.running.len() == 1 => {
+                    return Err("a spurious fault with one CPU".into());
+                }
+                _ => last = Some(handled),
+            }
+        }
+    }
+}
+
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Spurious => "spurious",
+        Outcome::ZeroFill => "zero-fill",
+        Outcome::ZeroPage => "zero-page",
+        Outcome::CowCopy => "cow-copy",
+        Outcome::CowZero => "cow-zero",
+        Outcome::CowReuse => "cow-reuse",
+        Outcome::TableUnshare => "table-unshare",
+        Outcome::TableReuse => "table-reuse",
+        Outcome::SharedWrite => "shared-write",
+        Outcome::FileRead => "file-read",
+        Outcome::FileCopy => "file-copy",
+        Outcome::Exec => "exec",
+        Outcome::StackGrow => "stack-grow",
+        Outcome::Denied => "denied",
+        Outcome::OutOfMemory => "out-of-memory",
+    }
+}

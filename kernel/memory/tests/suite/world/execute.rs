@@ -1,0 +1,310 @@
+//! What each kind of step does to the processes, and to the oracle beside them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use memory::{
+    Access, AddressSpace, Backing, ForkMode, Handled, MapError, Mapping, Outcome, PAGE_SIZE, Prot,
+    Region, SpaceError,
+};
+
+use super::{PROCESSES, Process, Result, World};
+use crate::oracle::{OFFSETS, Page, Pages, va};
+use crate::program::{Back, Op};
+
+impl World {
+    pub(super) fn cpu(&mut self, cpu: usize) -> usize {
+        let cpu = cpu % self.running.len();
+        self.mem.mmu.machine.borrow_mut().set_cpu(cpu);
+        cpu
+    }
+
+    /// What a step does, to both sides.
+    pub(super) fn execute(&mut self, op: Op) -> Result {
+        let count = self.processes.len();
+        match op {
+            Op::Starve { left } => {
+                while self.mem.frames.free_count() > left {
+                    self.hogs.extend(self.mem.alloc());
+                }
+            }
+            Op::FileWrite {
+                cpu,
+                file,
+                page,
+                value,
+            } => {
+                self.cpu(cpu);
+                self.mem.mmu.machine.borrow_mut().synchronise();
+                let (cache, object) = &self.files[file];
+                if page < object.borrow().len()
+                    && cache
+                        .write(&self.mem, page as u64 * PAGE_SIZE + OFFSETS[1], &[value])
+                        .is_ok()
+                {
+                    object.borrow_mut()[page][1] = value;
+                }
+            }
+            _ if count == 0 => {}
+            Op::Read {
+                cpu,
+                process,
+                page,
+                offset,
+            } => {
+                self.access(cpu, process % count, page, offset, Access::Read, 0)?;
+            }
+            Op::Write {
+                cpu,
+                process,
+                page,
+                offset,
+                value,
+            } => {
+                self.access(cpu, process % count, page, offset, Access::Write, value)?;
+            }
+            Op::Fetch { cpu, process, page } => {
+                self.access(cpu, process % count, page, 0, Access::Exec, 0)?;
+            }
+            Op::KernelWrite {
+                cpu,
+                process,
+                page,
+                value,
+            } => {
+                self.run(cpu, process % count);
+                self.mem.mmu.machine.borrow_mut().synchronise();
+                let process = &mut self.processes[process % count];
+                let done = process.space.write(&self.mem, va(page), &[value, value]);
+                let permitted = process.pages.permits(page, Access::Write);
+                if done.is_ok() && permitted {
+                    process.pages.write(page, 0, value);
+                    process.pages.write(page, 1, value);
+                }
+                self.expect(permitted, done)?;
+            }
+            Op::KernelRead { cpu, process, page } => {
+                self.run(cpu, process % count);
+                self.mem.mmu.machine.borrow_mut().synchronise();
+                let process = &mut self.processes[process % count];
+                let mut bytes = [0; 2];
+                let done = process.space.read(&self.mem, va(page), &mut bytes);
+                let permitted = process.pages.permits(page, Access::Read);
+                if done.is_ok() && permitted && bytes[..] != process.pages.0[&page].bytes()[..2] {
+                    return Err(format!("the kernel reads {bytes:?} at page {page}"));
+                }
+                self.expect(permitted, done)?;
+            }
+            Op::Map {
+                cpu,
+                process,
+                page,
+                count: pages,
+                prot,
+                back,
+            } => {
+                self.run(cpu, process % count);
+                self.map(process % count, page, pages, Prot::from_bits(prot), back)?;
+            }
+            Op::Unmap {
+                cpu,
+                process,
+                page,
+                count: pages,
+            } => {
+                self.run(cpu, process % count);
+                let process = &mut self.processes[process % count];
+                let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
+                match process.space.unmap(&self.mem, start, end) {
+                    Ok(_) => {}
+                    Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+                    Err(error) => return Err(format!("unmap: {error}")),
+                }
+                process
+                    .pages
+                    .0
+                    .retain(|at, _| !(page..page + pages).contains(at));
+            }
+            Op::Protect {
+                cpu,
+                process,
+                page,
+                count: pages,
+                prot,
+            } => {
+                self.run(cpu, process % count);
+                let process = &mut self.processes[process % count];
+                let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
+                let prot = Prot::from_bits(prot);
+                let mapped = (page..page + pages).all(|at| process.pages.0.contains_key(&at));
+                let done = process.space.protect(&self.mem, start, end, prot);
+                if done == Err(MapError::OutOfMemory) && !self.hogs.is_empty() {
+                    return Ok(());
+                }
+                if done.is_ok() != mapped {
+                    return Err(format!("protect says {done:?}, but mapped = {mapped}"));
+                }
+                if mapped {
+                    process
+                        .pages
+                        .0
+                        .range_mut(page..page + pages)
+                        .for_each(|(_, page)| page.prot = prot);
+                }
+            }
+            Op::Fork {
+                cpu,
+                process,
+                page,
+                mode,
+            } => {
+                self.run(cpu, process % count);
+                let modes = [ForkMode::Eager, ForkMode::Classic, ForkMode::SharedTables];
+                self.fork(process % count, modes[mode.min(2)])?;
+                // The parent goes on where it was, and finds its memory without another fault.
+                self.access(cpu, process % count, page, 0, Access::Read, 0)?;
+            }
+            Op::Exec { cpu, process } => {
+                let cpu = self.cpu(cpu);
+                match AddressSpace::new(&self.mem) {
+                    Ok(space) => {
+                        let old =
+                            std::mem::replace(&mut self.processes[process % count].space, space);
+                        self.processes[process % count].pages = Pages::default();
+                        self.destroy(cpu, old);
+                    }
+                    Err(SpaceError::OutOfMemory) => {}
+                    Err(error) => return Err(format!("exec: {error}")),
+                }
+            }
+            Op::Everywhere {
+                process,
+                page,
+                value,
+            } => {
+                for access in [Access::Read, Access::Write] {
+                    for cpu in 0..self.running.len() {
+                        self.access(cpu, process % count, page, 0, access, value)?;
+                    }
+                }
+            }
+            Op::Exit { cpu, process } => {
+                let cpu = self.cpu(cpu);
+                let process = self.processes.remove(process % count);
+                self.destroy(cpu, process.space);
+            }
+        }
+        Ok(())
+    }
+
+    /// No CPU may have it in TTBR0 when it ends.
+    pub(super) fn destroy(&mut self, cpu: usize, space: AddressSpace) {
+        for other in 0..self.running.len() {
+            if self.running[other] == Some(space.serial()) {
+                let mut machine = self.mem.mmu.machine.borrow_mut();
+                machine.set_cpu(other);
+                machine.activate(None);
+                self.running[other] = None;
+            }
+        }
+        self.cpu(cpu);
+        space.destroy(&self.mem);
+    }
+
+    fn expect(&self, permitted: bool, done: std::result::Result<(), Handled>) -> Result {
+        match done {
+            Ok(()) if permitted => Ok(()),
+            Err(handled) if handled.outcome == Outcome::Denied && !permitted => Ok(()),
+            Err(handled) if handled.outcome == Outcome::OutOfMemory && !self.hogs.is_empty() => {
+                Ok(())
+            }
+            _ => Err(format!(
+                "permitted = {permitted}, but the fault handler says {done:?}"
+            )),
+        }
+    }
+
+    pub fn map(
+        &mut self,
+        process: usize,
+        page: usize,
+        count: usize,
+        prot: Prot,
+        back: Back,
+    ) -> Result {
+        let (start, end) = (va(page), va(page) + count as u64 * PAGE_SIZE);
+        let (backing, shared, object) = match back {
+            Back::Anonymous => (Backing::Anonymous, false, None),
+            Back::Shared => {
+                let object = Rc::new(RefCell::new(vec![[0; OFFSETS.len()]; count]));
+                (Backing::Anonymous, true, Some((object, 0)))
+            }
+            Back::File { file, from, shared } => {
+                let (cache, object) = &self.files[file];
+                let offset = from as u64 * PAGE_SIZE;
+                (
+                    Backing::File {
+                        cache: cache.clone(),
+                        offset,
+                    },
+                    shared,
+                    Some((object.clone(), from)),
+                )
+            }
+        };
+        let process = &mut self.processes[process];
+        let mapping = Mapping {
+            start,
+            end,
+            prot,
+            shared,
+            backing,
+            region: Region::Mmap,
+        };
+        match process.space.map(&self.mem, mapping) {
+            Ok(_) => {}
+            Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+            Err(error) => return Err(format!("map: {error}")),
+        }
+        for at in 0..count {
+            let object = object
+                .as_ref()
+                .map(|(object, from)| (object.clone(), from + at));
+            process.pages.0.insert(
+                page + at,
+                Page {
+                    prot,
+                    shared,
+                    object,
+                    own: None,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// One more process, with an address space of its own.
+    pub fn adopt(&mut self, space: AddressSpace) {
+        let pages = Pages::default();
+        self.processes.push(Process { space, pages });
+    }
+
+    pub fn fork(&mut self, parent: usize, mode: ForkMode) -> Result {
+        if self.processes.len() >= PROCESSES {
+            return Ok(());
+        }
+        let parent = &mut self.processes[parent];
+        match parent.space.fork(&self.mem, mode) {
+            Ok((space, _)) => {
+                if space.resident() != parent.space.resident() {
+                    return Err("the child's resident counts differ".into());
+                }
+                let pages = parent.pages.clone();
+                self.processes.push(Process { space, pages });
+                Ok(())
+            }
+            Err(SpaceError::OutOfMemory) if !self.hogs.is_empty() => Ok(()),
+            Err(error) => Err(format!("fork: {error}")),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Processes on the adversarial machine, each beside its oracle, and the invariants that hold
+//! between any two steps.
+
+mod access;
+mod census;
+mod execute;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use memory::{
+    AddressSpace, Frame, FrameMeta, Frames, Memory, PAGE_BYTES, PAGE_SIZE, PageCache, Source,
+};
+use model::Machine;
+
+use self::census::Census;
+
+use crate::oracle::{OFFSETS, Object, PAGES, Pages, va};
+use crate::program::Op;
+use crate::sim::{Sim, Site};
+
+const FIRST: u64 = 0x40000;
+/// More than there are ASIDs.
+const PROCESSES: usize = 10;
+
+/// A file with a pattern in it.
+struct Pattern(u8);
+
+impl Pattern {
+    fn byte(&self, at: u64) -> u8 {
+        (at / PAGE_SIZE * 16 + at % 7) as u8 ^ self.0
+    }
+}
+
+impl Source for Pattern {
+    fn fill(&self, offset: u64, page: &mut [u8; PAGE_BYTES]) {
+        (0u64..)
+            .zip(page)
+            .for_each(|(at, byte)| *byte = self.byte(offset + at));
+    }
+}
+
+pub struct Process {
+    pub space: AddressSpace,
+    pub pages: Pages,
+}
+
+pub struct World {
+    pub mem: Memory<Sim>,
+    pub processes: Vec<Process>,
+    /// By CPU, the serial number of the address space that is active.
+    running: Vec<Option<u32>>,
+    files: Vec<(Arc<PageCache>, Object)>,
+    hogs: Vec<Frame>,
+    /// The outcomes seen, for tests that want to have met them all.
+    pub outcomes: BTreeMap<&'static str, u32>,
+}
+
+type Result<T = ()> = std::result::Result<T, String>;
+
+impl World {
+    /// How often barriers and TLBIs of a name were executed so far.
+    pub fn executed(&self, what: &str) -> u64 {
+        let sites = self.mem.mmu.sites.borrow();
+        sites
+            .iter()
+            .filter(|(site, _)| site.what == what)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    pub fn new(cpus: usize, frames: usize, seed: u64, omit: Option<Site>) -> World {
+        let machine = Machine::new(cpus, FIRST, frames, (0..PAGES).map(va).collect(), seed);
+        let mut sim = Sim::new(machine);
+        sim.omit = omit;
+        let meta = Vec::leak((0..frames).map(|_| FrameMeta::new()).collect());
+        let all = Frames::new(meta, Frame::new(FIRST));
+        // In two ranges, as boards have it.
+        let middle = FIRST + frames as u64 / 3;
+        all.add(Frame::new(FIRST)..Frame::new(middle));
+        all.add(Frame::new(middle)..Frame::new(FIRST + frames as u64));
+        let mut mem =
+            Memory::new(sim, all, 2 + seed as u8 % 2, cpus).expect("a frame for the zero page");
+        mem.share_from = [1, 1, 5, 64][seed as usize % 4];
+        let file = |id: u32, pages: usize| {
+            let pattern = Pattern(id as u8 * 0x55);
+            let bytes =
+                |page: usize| OFFSETS.map(|offset| pattern.byte(page as u64 * PAGE_SIZE + offset));
+            let object = Rc::new(RefCell::new((0..pages).map(bytes).collect()));
+            let cache = PageCache::new(id, pages as u64 * PAGE_SIZE, Box::new(pattern));
+            (Arc::new(cache), object)
+        };
+        let files = vec![file(1, 3), file(2, 6)];
+        let space = AddressSpace::new(&mem).expect("a first address space");
+        let first = Process {
+            space,
+            pages: Pages::default(),
+        };
+        let running = vec![None; cpus];
+        World {
+            mem,
+            processes: vec![first],
+            running,
+            files,
+            hogs: Vec::new(),
+            outcomes: BTreeMap::new(),
+        }
+    }
+
+    /// A step, and the checks that follow every step.
+    pub fn step(&mut self, op: Op) -> Result {
+        let starved = !self.hogs.is_empty();
+        self.execute(op)?;
+        if starved {
+            for hog in self.hogs.drain(..) {
+                self.mem.free(hog);
+            }
+        }
+        self.check()
+    }
+
+    /// The invariants of `translation-and-cow.md` 5.3, and what the machine has to report.
+    pub fn check(&mut self) -> Result {
+        let roots: Vec<_> = self
+            .processes
+            .iter()
+            .map(|p| (p.space.root().asid(), p.space.root().frame().number()))
+            .collect();
+        let mut machine = self.mem.mmu.machine.borrow_mut();
+        machine.check_quiescent(&roots);
+        if let Some(violation) = machine.violations().first() {
+            return Err(format!("{:?}: {}", violation.rule, violation.detail));
+        }
+        let allocated = machine.allocated_count() as u64;
+        drop(machine);
+        if allocated != self.mem.frames.total() - self.mem.frames.free_count() {
+            return Err(format!(
+                "{allocated} frames are allocated, but {} are free",
+                self.mem.frames.free_count()
+            ));
+        }
+        let mut census = Census::default();
+        for process in &self.processes {
+            census.space(&self.mem, &process.space)?;
+        }
+        census.counts(&self.mem)
+    }
+
+    /// Ends everything; nothing may be left but the zero page, which is still zero.
+    pub fn finish(mut self) -> Result {
+        while let Some(process) = self.processes.pop() {
+            self.destroy(0, process.space);
+        }
+        let checked = self.check();
+        for (cache, _) in self.files.drain(..) {
+            PageCache::release(cache, &self.mem);
+        }
+        for hog in self.hogs.drain(..) {
+            self.mem.free(hog);
+        }
+        checked?;
+        let zero = self.mem.zero_page().number();
+        let machine = self.mem.mmu.machine.borrow();
+        if machine.table(zero).iter().any(|word| *word != 0) {
+            return Err("the zero page is not zero".into());
+        }
+        if machine.allocated_count() != 1 {
+            return Err(format!("{} frames leak", machine.allocated_count() - 1));
+        }
+        // A number that was running at the last rollover, and ended since, is out until the next.
+        let cpus = self.running.len() as u32;
+        if self.mem.asids.free_count() < (1 << self.mem.asids.bits()) - 1 - cpus {
+            return Err("an ASID leaks".into());
+        }
+        Ok(())
+    }
+}
