@@ -28,6 +28,7 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
     let (soc, serial) = board::guess(image_at);
     uart::wire_uart().open(serial, soc);
     arch::cpu::init();
+    memory::lock::number_cpus_by(arch::cpu::id);
 
     // What machine is this, and what does it have?
     let mut board = board::discover(handed, &arch::table::image_range()).unwrap_or_else(stop);

@@ -18,14 +18,14 @@
 //! (`change` does; it is handed [`Context`]s, not numbers.)
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use spin::Mutex;
+use core::sync::atomic::Ordering;
 
 use crate::OutOfMemory;
 use crate::change::{Flushed, forget_all_local};
 use crate::frame::Frame;
+use crate::lock::{Lock, Rank};
 use crate::mmu::Mmu;
+use crate::sync::AtomicU64;
 
 /// An address space's number: generation << 16 | ASID. It lives in its root table's metadata, so
 /// that a CPU can switch to the address space without its lock. 0: none.
@@ -114,7 +114,7 @@ pub struct AsidPool {
     bits: u8,
     generation: AtomicU64,
     cpus: Vec<Cpu>,
-    numbers: Mutex<Numbers>,
+    numbers: Lock<Numbers>,
 }
 
 impl AsidPool {
@@ -135,7 +135,7 @@ impl AsidPool {
             bits,
             generation: AtomicU64::new(1),
             cpus: filled(cpus, Cpu::default)?,
-            numbers: Mutex::new(numbers),
+            numbers: Lock::new(Rank::Asids, numbers),
         })
     }
 

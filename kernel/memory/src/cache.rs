@@ -4,14 +4,14 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use spin::Mutex;
+use core::sync::atomic::Ordering;
 
 use crate::OutOfMemory;
 use crate::frame::{Frame, Kind, PAGE_BYTES, PAGE_SIZE};
+use crate::lock::{Lock, Rank};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
+use crate::sync::AtomicU64;
 
 /// Where the pages of a file come from.
 pub trait Source: Send + Sync {
@@ -36,7 +36,7 @@ pub struct PageCache {
     len: AtomicU64,
     source: Option<Box<dyn Source>>,
     /// Frame number plus one by page index; 0: none.
-    chunks: Mutex<Vec<Vec<u64>>>,
+    chunks: Lock<Vec<Vec<u64>>>,
 }
 
 impl PageCache {
@@ -46,7 +46,7 @@ impl PageCache {
             id,
             len: AtomicU64::new(len),
             source: Some(source),
-            chunks: Mutex::new(Vec::new()),
+            chunks: Lock::new(Rank::PageCache, Vec::new()),
         }
     }
 
@@ -56,7 +56,7 @@ impl PageCache {
             id,
             len: AtomicU64::new(len),
             source: None,
-            chunks: Mutex::new(Vec::new()),
+            chunks: Lock::new(Rank::PageCache, Vec::new()),
         }
     }
 

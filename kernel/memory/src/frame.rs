@@ -1,12 +1,12 @@
 //! Physical frames and their metadata: who uses a frame, how often, and which are free.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-
-use spin::Mutex;
+use core::sync::atomic::Ordering;
 
 use crate::asid::Context;
 use crate::change::Flushed;
+use crate::lock::{Lock, Rank};
+use crate::sync::{AtomicU8, AtomicU32};
 
 /// Bytes per page and frame.
 pub const PAGE_SIZE: u64 = 4096;
@@ -173,7 +173,7 @@ pub struct Frames {
     meta: &'static [FrameMeta],
     first: u32,
     total: AtomicU32,
-    free: Mutex<Free>,
+    free: Lock<Free>,
 }
 
 impl Frames {
@@ -183,11 +183,14 @@ impl Frames {
             meta,
             first: first.0,
             total: AtomicU32::new(0),
-            free: Mutex::new(Free {
-                head: 0,
-                count: 0,
-                untouched: [const { 0..0 }; UNTOUCHED],
-            }),
+            free: Lock::new(
+                Rank::Frames,
+                Free {
+                    head: 0,
+                    count: 0,
+                    untouched: [const { 0..0 }; UNTOUCHED],
+                },
+            ),
         }
     }
 

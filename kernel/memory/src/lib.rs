@@ -11,6 +11,7 @@
 //! * `fork`: both sides of copy-on-write;
 //! * `change`: the only code that writes live descriptors, with the barrier recipes;
 //! * `space` and `teardown`: mapping and protecting; unmapping, and the end;
+//! * `lock`: the order of all locks;
 //! * `tables`: walks, and the tables that address spaces share after a fork.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -25,10 +26,12 @@ pub mod descriptor;
 mod fault;
 mod fork;
 mod frame;
+pub mod lock;
 mod mapping;
 mod memory;
 mod mmu;
 mod space;
+mod sync;
 mod tables;
 mod teardown;
 
@@ -37,6 +40,7 @@ pub use cache::{PageCache, Source};
 pub use fault::{Denial, Handled, Outcome, Request};
 pub use fork::{ForkCounts, ForkMode};
 pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
+pub use lock::{Guard, Lock, Rank};
 pub use mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 pub use memory::Memory;
 pub use mmu::{Barrier, Mmu, Tlbi};

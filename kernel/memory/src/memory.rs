@@ -1,20 +1,20 @@
 //! The machine's memory as a whole: shared by all address spaces.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::asid::{AsidPool, Assigned, Root};
 use crate::change::{Flushed, Retired};
 use crate::frame::{Frame, Frames, Fresh, Kind};
 use crate::mmu::Mmu;
+use crate::sync::AtomicU32;
 use crate::{OutOfMemory, Saturated};
 
 /// The default of [`Memory::share_from`], pages.
 const SHARE_FROM: u64 = 64;
 
 /// Frames, ASIDs and the MMU: one per machine, shared by reference. All that changes is behind
-/// atomics and short spin locks (frame allocator, ASID pool, page caches), taken in no order
-/// because none is held while another is taken, but for a page cache's, which may take the frame
-/// allocator's.
+/// atomics and short spin locks (frame allocator, ASID pool, page caches): their order is
+/// [`Rank`](crate::Rank)'s.
 pub struct Memory<M: Mmu> {
     /// The MMU.
     pub mmu: M,

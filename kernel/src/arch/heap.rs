@@ -4,9 +4,10 @@ use super::{layout, mmu, table};
 use alloc::sync::Arc;
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use memory::Frame;
+use memory::{Frame, Rank, lock::Order};
 use talc::TalcLock;
 use talc::base::{Talc, binning::Binning};
+use talc::lock_api::RawMutex;
 use talc::source::Source;
 
 const PAGE: usize = 4096;
@@ -32,8 +33,48 @@ struct Grow {
 // SAFETY: the pointer is to the heap, which belongs to the allocator that owns this source.
 unsafe impl Send for Grow {}
 
+/// A spin lock with the heap's place in the order of locks.
+struct Ranked {
+    order: Order,
+    lock: spin::Mutex<()>,
+}
+
+// SAFETY: `lock` alone decides who holds it.
+unsafe impl RawMutex for Ranked {
+    #[allow(
+        clippy::declare_interior_mutable_const,
+        reason = "the trait's way to make one"
+    )]
+    const INIT: Ranked = Ranked {
+        order: Order::new(Rank::Heap),
+        lock: spin::Mutex::new(()),
+    };
+
+    type GuardMarker = <spin::Mutex<()> as RawMutex>::GuardMarker;
+
+    fn lock(&self) {
+        self.order.check();
+        RawMutex::lock(&self.lock);
+        self.order.taken();
+    }
+
+    fn try_lock(&self) -> bool {
+        let taken = RawMutex::try_lock(&self.lock);
+        if taken {
+            self.order.taken();
+        }
+        taken
+    }
+
+    unsafe fn unlock(&self) {
+        self.order.left();
+        // SAFETY: the caller holds it.
+        unsafe { RawMutex::unlock(&self.lock) }
+    }
+}
+
 #[global_allocator]
-static HEAP: TalcLock<spin::Mutex<()>, Grow> = TalcLock::new(Grow {
+static HEAP: TalcLock<Ranked, Grow> = TalcLock::new(Grow {
     floor: layout::HEAP.start,
     reserved: 0,
     heap_end: None,

@@ -5,8 +5,7 @@
 //! the exception vectors tell an overflow.
 
 use super::{layout, mmu, table};
-use memory::Frame;
-use spin::Mutex;
+use memory::{Frame, Lock, Rank};
 
 /// Bytes in a kernel stack.
 pub const SIZE: u64 = 8 * 1024;
@@ -22,14 +21,17 @@ struct Slots {
     first: usize,
 }
 
-static SLOTS_USED: Mutex<Slots> = Mutex::new(Slots {
-    used: [0; SLOTS / 64],
-    first: 0,
-});
+static SLOTS_USED: Lock<Slots> = Lock::new(
+    Rank::Stacks,
+    Slots {
+        used: [0; SLOTS / 64],
+        first: 0,
+    },
+);
 
 /// The stack that was dropped last, still mapped: fork after exit is the common order, and mapping
 /// two pages and taking them out of the TLB again costs as much as the rest of a small fork's pages.
-static SPARE: Mutex<Option<usize>> = Mutex::new(None);
+static SPARE: Lock<Option<usize>> = Lock::new(Rank::Stacks, None);
 
 /// A kernel stack; its memory goes back when it is dropped.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use super::layout::{self, LINEAR, LINEAR_END};
 use crate::board::memory_map::Ranges;
 use aarch64_cpu::asm::barrier;
 use core::sync::atomic::{AtomicU64, Ordering};
-use spin::Mutex;
+use memory::{Lock, Rank};
 
 /// MAIR_EL1: 0 normal write-back, 1 Device-nGnRE, 2 normal non-cacheable.
 pub const MAIR: u64 = 0x44_04_ff;
@@ -57,7 +57,7 @@ struct Table([u64; 512]);
 static mut EARLY: [Table; EARLY_TABLES] = [const { Table([0; 512]) }; EARLY_TABLES];
 
 /// The one writer of kernel tables, with the count of early tables used.
-static TABLES: Mutex<usize> = Mutex::new(0);
+static TABLES: Lock<usize> = Lock::new(Rank::KernelTables, 0);
 
 /// Tells where the image was loaded. First thing in `kernel_main`.
 pub fn init(image_at: u64) {

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use linux_raw_sys::general::{
     O_ACCMODE, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET,
 };
-use spin::Mutex;
+use memory::{Guard, Lock, Rank};
 use tree::{Content, Node};
 
 /// The most descriptors a process may have.
@@ -46,7 +46,7 @@ pub struct File {
     pub flags: AtomicU32,
     /// Of a device: the node it was opened by.
     pub node: Option<&'static Node>,
-    position: Mutex<u64>,
+    position: Lock<u64>,
 }
 
 impl File {
@@ -60,7 +60,7 @@ impl File {
             object,
             flags: AtomicU32::new(flags),
             node,
-            position: Mutex::new(0),
+            position: Lock::new(Rank::FilePosition, 0),
         })
         .ok_or(Errno::ENOMEM)
     }
@@ -195,7 +195,7 @@ impl File {
     }
 
     /// The position, for directories: the index of the next entry.
-    pub fn position(&self) -> spin::MutexGuard<'_, u64> {
+    pub fn position(&self) -> Guard<'_, u64> {
         self.position.lock()
     }
 }

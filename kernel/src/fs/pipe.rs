@@ -6,7 +6,7 @@ use crate::process::scheduler::{self, WaitQueue};
 use crate::process::thread;
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
-use spin::Mutex;
+use memory::{Lock, Rank};
 
 /// How much a pipe holds.
 pub const CAPACITY: usize = 65536;
@@ -15,7 +15,7 @@ const ATOMIC: usize = 4096;
 
 /// The buffer and its users.
 pub struct Pipe {
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 struct State {
@@ -48,7 +48,7 @@ pub fn new() -> Result<(End, End), Errno> {
         wait_write: WaitQueue::new(),
     };
     let pipe = heap::try_arc(Pipe {
-        state: Mutex::new(state),
+        state: Lock::new(Rank::Waiting, state),
     })
     .ok_or(Errno::ENOMEM)?;
     Ok((

@@ -12,8 +12,7 @@ use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_VFORK,
     CLONE_VM, SIGCHLD,
 };
-use memory::ForkCounts;
-use spin::Mutex;
+use memory::{ForkCounts, Lock, Rank};
 use wire::event::{Event, Fork, ForkMode};
 
 /// The arguments of clone.
@@ -86,9 +85,9 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         session: AtomicU32::new(process.session.load(Ordering::Relaxed)),
         status: AtomicU32::new(0),
         waiting: AtomicBool::new(false),
-        files: Mutex::new(files),
-        actions: Mutex::new(actions),
-        state: Mutex::new(state),
+        files: Lock::new(Rank::Descriptors, files),
+        actions: Lock::new(Rank::Signals, actions),
+        state: Lock::new(Rank::Process, state),
     });
     let started = child.ok_or(Errno::ENOMEM).and_then(|child| {
         let thread = start_thread(&child, space.clone(), frame, clone)?;

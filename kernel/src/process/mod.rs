@@ -25,8 +25,8 @@ use crate::{board, trace};
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use linux_raw_sys::general::O_RDWR;
+use memory::{Lock, Rank};
 use space::Space;
-use spin::Mutex;
 use thread::Thread;
 use wire::event::Event;
 
@@ -45,11 +45,11 @@ pub struct Process {
     /// It sleeps in wait for a child.
     pub waiting: AtomicBool,
     /// Its descriptors.
-    pub files: Mutex<FileTable>,
+    pub files: Lock<FileTable>,
     /// What it does on signals; none: the defaults.
-    pub actions: Mutex<Option<Box<signal::Actions>>>,
+    pub actions: Lock<Option<Box<signal::Actions>>>,
     /// The rest.
-    pub state: Mutex<State>,
+    pub state: Lock<State>,
 }
 
 /// What of a process changes with exec, and what few ask for.
@@ -141,17 +141,20 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         session: AtomicU32::new(pid),
         status: AtomicU32::new(0),
         waiting: AtomicBool::new(false),
-        files: Mutex::new(files),
-        actions: Mutex::new(None),
-        state: Mutex::new(State {
-            name: exec::short_name(program.name()),
-            program: Some(program),
-            directory: tree::root(),
-            umask: 0o22,
-            space: (0, 0, 0),
-            thread: None,
-            vfork_parent: None,
-        }),
+        files: Lock::new(Rank::Descriptors, files),
+        actions: Lock::new(Rank::Signals, None),
+        state: Lock::new(
+            Rank::Process,
+            State {
+                name: exec::short_name(program.name()),
+                program: Some(program),
+                directory: tree::root(),
+                umask: 0o22,
+                space: (0, 0, 0),
+                thread: None,
+                vfork_parent: None,
+            },
+        ),
     });
     // A thread with an empty address space execs its program as any other would: the first thing
     // it does is to run `exec::first`.

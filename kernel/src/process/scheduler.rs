@@ -15,7 +15,7 @@ use crate::trace;
 use alloc::{collections::VecDeque, sync::Arc};
 use core::cell::{Cell, UnsafeCell};
 use core::ptr;
-use spin::Mutex;
+use memory::{Lock, Rank};
 use wire::event::Event;
 
 /// What each CPU has of its own.
@@ -69,10 +69,13 @@ struct RunQueue {
 // SAFETY: the pointers stand for `Arc<Thread>`s, which may go to any CPU.
 unsafe impl Send for RunQueue {}
 
-static QUEUE: Mutex<RunQueue> = Mutex::new(RunQueue {
-    first: ptr::null(),
-    last: ptr::null(),
-});
+static QUEUE: Lock<RunQueue> = Lock::new(
+    Rank::RunQueue,
+    RunQueue {
+        first: ptr::null(),
+        last: ptr::null(),
+    },
+);
 
 impl RunQueue {
     #[inline]
@@ -147,6 +150,7 @@ pub fn end_current() -> ! {
 /// Leaves the current thread for the next in the queue, or for the idle loop. Comes back when the
 /// thread is scheduled again.
 fn switch_away() {
+    memory::lock::assert_none_held();
     let thread = current();
     let cpu = cpu();
     let next = QUEUE.lock().pop();

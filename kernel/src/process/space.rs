@@ -6,10 +6,9 @@ use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use memory::{
-    AddressSpace, Backing, ForkCounts, Handled, MapError, Mapping, Prot, Region, Request, Root,
-    SpaceError,
+    AddressSpace, Backing, ForkCounts, Guard, Handled, Lock, MapError, Mapping, Prot, Rank, Region,
+    Request, Root, SpaceError,
 };
-use spin::{Mutex, MutexGuard};
 use wire::event::{self, Event, ForkMode};
 
 /// An address space.
@@ -20,7 +19,7 @@ pub struct Space {
     pub serial: u32,
     /// Its root table and its ASID, which may change when it next runs.
     pub root: Root,
-    inner: Mutex<Inner>,
+    inner: Lock<Inner>,
 }
 
 /// What the lock protects.
@@ -48,7 +47,7 @@ impl Space {
         let space = Arc::new(Space {
             serial: map.serial(),
             root: map.root(),
-            inner: Mutex::new(Inner { map, heap }),
+            inner: Lock::new(Rank::Space, Inner { map, heap }),
         });
         trace::emit(Event::SpaceNew {
             space: space.serial,
@@ -79,8 +78,9 @@ impl Space {
     }
 
     /// Locks it.
+    #[cfg_attr(feature = "checks", track_caller)]
     #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub fn lock(&self) -> Guard<'_, Inner> {
         self.inner.lock()
     }
 

@@ -1,12 +1,11 @@
 //! The process table: every process that has not been collected, by pid, and who is whose child.
 //!
-//! Lock order: the table first, then a process's `state`, then the run queue.
 
 use super::{INIT, Process};
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
-use spin::Mutex;
+use memory::{Lock, Rank};
 
 /// Pids are below this.
 const PID_MAX: u32 = 1 << 22;
@@ -40,11 +39,14 @@ struct Table {
     count: u32,
 }
 
-static TABLE: Mutex<Table> = Mutex::new(Table {
-    blocks: Vec::new(),
-    next: FIRST,
-    count: 0,
-});
+static TABLE: Lock<Table> = Lock::new(
+    Rank::Processes,
+    Table {
+        blocks: Vec::new(),
+        next: FIRST,
+        count: 0,
+    },
+);
 
 /// What wait found.
 pub enum Found {

@@ -5,7 +5,7 @@ use crate::arch::time;
 use crate::syscall::errno::Errno;
 use alloc::{collections::BinaryHeap, sync::Arc};
 use core::cmp::{Ordering, Reverse};
-use spin::Mutex;
+use memory::{Lock, Rank};
 use thread::Thread;
 
 /// Ticks per second.
@@ -36,7 +36,7 @@ impl PartialEq for Sleeper {
 
 impl Eq for Sleeper {}
 
-static SLEEPERS: Mutex<BinaryHeap<Reverse<Sleeper>>> = Mutex::new(BinaryHeap::new());
+static SLEEPERS: Lock<BinaryHeap<Reverse<Sleeper>>> = Lock::new(Rank::Waiting, BinaryHeap::new());
 
 /// Sleeps until the counter reaches `deadline`, or a signal ends the sleep: EINTR.
 pub fn sleep_until(deadline: u64) -> Result<(), Errno> {

@@ -9,7 +9,7 @@ use crate::driver::uart;
 use crate::process::options::{Level, Options};
 use crate::process::{self, random};
 use alloc::collections::VecDeque;
-use spin::Mutex;
+use memory::{Lock, Rank};
 use wire::batch::Encoder;
 use wire::event::KINDS;
 use wire::frame::{self, Body, Envelope, Hello, MAX_CONTENT, MAX_FRAME, TraceLevel};
@@ -48,7 +48,7 @@ pub struct Output {
 
 /// The stream of this machine. Lock order: last of all, but for the process table, which the
 /// rotation looks into (and nothing emits an event while it holds the table).
-pub static OUTPUT: Mutex<Output> = Mutex::new(Output::new());
+pub static OUTPUT: Lock<Output> = Lock::new(Rank::Output, Output::new());
 
 impl Output {
     const fn new() -> Output {

@@ -1,0 +1,162 @@
+//! Spin locks, and the order in which they are taken.
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use crate::sync::{Mutex, MutexGuard};
+
+#[cfg(any(debug_assertions, feature = "checks"))]
+#[path = "lock/checked.rs"]
+mod order;
+#[cfg(not(any(debug_assertions, feature = "checks")))]
+#[path = "lock/unchecked.rs"]
+mod order;
+
+#[cfg(any(debug_assertions, feature = "checks"))]
+pub(crate) use order::Held;
+pub use order::{Order, assert_none_held, number_cpus_by};
+
+/// The order of all locks of the kernel: while one is held, only those below it may be taken, and
+/// never a second one of the same rank. What keeps two CPUs from waiting for each other is that
+/// both go down this list.
+///
+/// Debug builds, and kernels with the feature `checks`, panic where a lock is taken out of order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Rank {
+    /// The position of an open file: held while the program's memory is read and written.
+    FilePosition,
+    /// A process's file descriptors.
+    Descriptors,
+    /// The process table: pids and families.
+    Processes,
+    /// What of a process changes with exec.
+    Process,
+    /// What a process does on signals.
+    Signals,
+    /// What threads wait for, with the queue of those that do: a pipe, the time.
+    Waiting,
+    /// Threads that are ready.
+    RunQueue,
+    /// An address space: held for a whole fault or fork. Above it lies what may touch the program's
+    /// memory while it is held; below it, what a fault needs.
+    Space,
+    /// The pages of a file: held while one is filled.
+    PageCache,
+    /// The ASIDs.
+    Asids,
+    /// The slots of kernel stacks.
+    Stacks,
+    /// The kernel's heap, which grows by frames that it maps.
+    Heap,
+    /// The kernel's own translation tables, whose changes are events.
+    KernelTables,
+    /// The stream of the trace: any event may end up there, so all that emits events lies above.
+    Output,
+    /// A CPU's cache of frames.
+    FrameCache,
+    /// The frames that no CPU has in its cache.
+    Frames,
+    /// The random numbers.
+    Random,
+}
+
+/// A value behind a spin lock that has a place in the order.
+///
+/// The kernel takes locks with interrupts masked only, and never sleeps with one held.
+pub struct Lock<T> {
+    order: Order,
+    value: Mutex<T>,
+}
+
+/// The value, until it is dropped.
+#[must_use = "a guard that is dropped at once locks nothing"]
+pub struct Guard<'a, T> {
+    order: &'a Order,
+    // Dropped after `Guard::drop` has run: the lock is off the record before others can take it.
+    value: MutexGuard<'a, T>,
+}
+
+impl<T> Lock<T> {
+    /// A lock of a rank.
+    pub const fn new(rank: Rank, value: T) -> Lock<T> {
+        Lock {
+            order: Order::new(rank),
+            value: Mutex::new(value),
+        }
+    }
+
+    /// Waits until nobody else holds it.
+    #[cfg_attr(any(debug_assertions, feature = "checks"), track_caller)]
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T> {
+        self.order.check();
+        let value = self
+            .order
+            .wait(|| self.value.try_lock(), || self.value.lock());
+        self.order.taken();
+        Guard {
+            order: &self.order,
+            value,
+        }
+    }
+
+    /// Takes it if nobody holds it. Whoever never waits cannot wait for ever: any order is right.
+    #[cfg_attr(any(debug_assertions, feature = "checks"), track_caller)]
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let value = self.value.try_lock()?;
+        self.order.taken();
+        Some(Guard {
+            order: &self.order,
+            value,
+        })
+    }
+
+    /// The value, of a lock that nobody else can see.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+
+    /// The value, without its lock.
+    #[inline]
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.order.left();
+    }
+}
+
+impl<T> fmt::Debug for Lock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
