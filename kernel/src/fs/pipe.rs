@@ -2,7 +2,7 @@
 //! without writers sees the end, a writer without readers gets EPIPE.
 
 use crate::arch::{heap, uaccess};
-use crate::process::scheduler::{self, WaitQueue};
+use crate::process::scheduler::WaitQueue;
 use crate::process::thread;
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
@@ -88,8 +88,8 @@ impl End {
         if len == 0 {
             return Ok(0);
         }
+        let mut state = self.pipe.state.lock();
         loop {
-            let mut state = self.pipe.state.lock();
             if state.len > 0 {
                 let count = len.min(state.len);
                 state.take(addr, count)?;
@@ -102,11 +102,8 @@ impl End {
             if nonblocking {
                 return Err(Errno::EAGAIN);
             }
-            state.wait_read.push_current()?;
-            drop(state);
-            scheduler::block();
+            state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
             if thread::current().interrupted() {
-                self.pipe.state.lock().wait_read.remove_current();
                 return Err(Errno::EINTR);
             }
         }
@@ -115,8 +112,8 @@ impl End {
     /// Writes `len` bytes from the user's `addr`; waits for room unless `nonblocking`.
     pub fn write(&self, addr: u64, len: usize, nonblocking: bool) -> Result<usize, Errno> {
         let mut done = 0;
+        let mut state = self.pipe.state.lock();
         while done < len || len == 0 {
-            let mut state = self.pipe.state.lock();
             if state.readers == 0 {
                 return if done > 0 {
                     Ok(done)
@@ -147,11 +144,8 @@ impl End {
                     Err(Errno::EAGAIN)
                 };
             }
-            state.wait_write.push_current()?;
-            drop(state);
-            scheduler::block();
+            state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_write);
             if thread::current().interrupted() {
-                self.pipe.state.lock().wait_write.remove_current();
                 return if done > 0 {
                     Ok(done)
                 } else {

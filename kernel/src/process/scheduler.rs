@@ -7,15 +7,14 @@
 //!
 //! Lock order: pipe, process table -> run queue. Nothing is locked while the run queue is.
 
-use super::thread::{Current, State, Thread, current};
+use super::thread::{State, Thread, current};
 use super::timer;
 use crate::arch::{self, context::Context, park::MAX_CPUS};
-use crate::syscall::errno::Errno;
 use crate::trace;
-use alloc::{collections::VecDeque, sync::Arc};
+use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr;
-use memory::{Lock, Rank};
+use memory::{Guard, Lock, Rank};
 use wire::event::Event;
 
 /// What each CPU has of its own.
@@ -244,33 +243,101 @@ pub fn idle() -> ! {
 }
 
 /// Threads that wait for something. It belongs inside the lock of what they wait for.
-pub struct WaitQueue(VecDeque<Arc<Thread>>);
+///
+/// Each is linked through a record on its own stack, as on Linux: no memory is needed to sleep, so
+/// that a machine whose memory is used up can still wait for some to come back.
+pub struct WaitQueue {
+    /// Null: none.
+    first: *const Waiter,
+    last: *const Waiter,
+}
+
+/// A thread in a wait queue, which is locked whenever this is used.
+struct Waiter {
+    thread: Arc<Thread>,
+    next: Cell<*const Waiter>,
+    queued: Cell<bool>,
+}
+
+// SAFETY: the pointers are to waiters that are used under the queue's lock only, and whose threads
+// may be woken from any CPU.
+unsafe impl Send for WaitQueue {}
 
 impl WaitQueue {
     /// Nobody.
     pub const fn new() -> WaitQueue {
-        WaitQueue(VecDeque::new())
+        WaitQueue {
+            first: ptr::null(),
+            last: ptr::null(),
+        }
     }
 
-    /// Enters the current thread, which is about to block.
-    pub fn push_current(&mut self) -> Result<(), Errno> {
-        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let thread: Current = current();
-        self.0.push_back(thread.share());
-        thread.set_state(State::Blocking);
-        Ok(())
+    /// Sleeps in `queue`, which `lock` protects, until somebody wakes the thread, like a condition
+    /// variable: the lock is given up meanwhile. Callers check again what they waited for.
+    pub fn wait<'a, T>(
+        lock: &'a Lock<T>,
+        mut guard: Guard<'a, T>,
+        queue: impl Fn(&mut T) -> &mut WaitQueue,
+    ) -> Guard<'a, T> {
+        let waiter = Waiter {
+            thread: current().share(),
+            next: Cell::new(ptr::null()),
+            queued: Cell::new(true),
+        };
+        queue(&mut guard).push(&waiter);
+        prepare_to_block();
+        drop(guard);
+        block();
+        let mut guard = lock.lock();
+        // Something else may have woken it. Until here the waiter stays where it is, whatever
+        // happens: the kernel does not unwind.
+        if waiter.queued.get() {
+            queue(&mut guard).remove(&waiter);
+        }
+        guard
     }
 
-    /// Takes the current thread out, if something else woke it.
-    pub fn remove_current(&mut self) {
-        let tid = current().tid;
-        self.0.retain(|thread| thread.tid != tid);
+    fn push(&mut self, waiter: *const Waiter) {
+        // SAFETY: what is in the queue lives until `wait` has taken it out.
+        match unsafe { self.last.as_ref() } {
+            Some(last) => last.next.set(waiter),
+            None => self.first = waiter,
+        }
+        self.last = waiter;
+    }
+
+    fn remove(&mut self, waiter: *const Waiter) {
+        let mut before: *const Waiter = ptr::null();
+        let mut at = self.first;
+        // SAFETY: as in `push`.
+        while let Some(this) = unsafe { at.as_ref() } {
+            if !ptr::eq(at, waiter) {
+                (before, at) = (at, this.next.get());
+                continue;
+            }
+            // SAFETY: as in `push`.
+            match unsafe { before.as_ref() } {
+                Some(before) => before.next.set(this.next.get()),
+                None => self.first = this.next.get(),
+            }
+            if ptr::eq(self.last, at) {
+                self.last = before;
+            }
+            this.queued.set(false);
+            return;
+        }
     }
 
     /// Wakes all.
     pub fn wake_all(&mut self) {
-        while let Some(thread) = self.0.pop_front() {
-            wake(&thread);
+        self.last = ptr::null();
+        let mut at = core::mem::replace(&mut self.first, ptr::null());
+        // SAFETY: as in `push`; a waiter that was woken stays until it gets the lock, which the
+        // caller holds.
+        while let Some(waiter) = unsafe { at.as_ref() } {
+            at = waiter.next.get();
+            waiter.queued.set(false);
+            wake(&waiter.thread);
         }
     }
 }
