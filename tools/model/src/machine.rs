@@ -136,9 +136,25 @@ impl Machine {
 
     /// A table as the owner of the kernel's lock sees it.
     pub fn table(&self, frame: u64) -> Vec<u64> {
-        (0..512)
-            .map(|index| self.word(frame * PAGE as u64 + index * 8))
-            .collect()
+        let Some(index) = self.index(frame) else {
+            return vec![0; 512];
+        };
+        let (words, _) = self.ram[index].as_chunks();
+        let mut table: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        for store in &self.cpus[self.current].stores {
+            match &store.what {
+                What::Descriptor { at, value } if at / PAGE as u64 == frame => {
+                    table[*at as usize % PAGE / 8] = *value;
+                }
+                What::Frame { frame: f, bytes } if *f == frame => {
+                    let (words, _) = bytes.as_chunks();
+                    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+                    table.iter_mut().zip(words).for_each(|(old, new)| *old = new);
+                }
+                _ => {}
+            }
+        }
+        table
     }
 
     /// What the current CPU reads: its own stores, else memory.

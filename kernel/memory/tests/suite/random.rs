@@ -33,7 +33,7 @@ pub fn runner(cases: u32, seed: u8) -> TestRunner {
     };
     TestRunner::new_with_rng(
         config,
-        TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]),
+        TestRng::from_seed(RngAlgorithm::XorShift, &[seed; 16]),
     )
 }
 
