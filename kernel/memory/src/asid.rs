@@ -252,7 +252,9 @@ impl AsidPool {
     }
 
     /// The end of an address space that runs nowhere and is flushed everywhere.
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn release(&self, context: &Context, _: &Flushed) {
+        leave_out!("ASID");
         let mut numbers = self.numbers.lock();
         let id = context.0.swap(0, Ordering::Relaxed);
         let mut ours = id >> 16 == self.generation();

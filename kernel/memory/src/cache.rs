@@ -62,6 +62,7 @@ impl PageCache {
 
     /// `Arc::new`, but an exhausted heap is an error.
     pub fn try_arc(self) -> Result<Arc<PageCache>, OutOfMemory> {
+        refuse!(Err(OutOfMemory));
         // There is no fallible `Arc::new` in stable Rust. The heap has room for a block of this
         // size now if it takes one of twice the size; another CPU may still win the race for it.
         let mut probe: Vec<u8> = Vec::new();
@@ -171,12 +172,14 @@ impl PageCache {
             page as usize % CHUNK,
         );
         if chunk >= chunks.len() {
+            refuse!(Err(OutOfMemory));
             let more = chunk + 1 - chunks.len();
             chunks.try_reserve(more).map_err(|_| OutOfMemory)?;
             chunks.resize_with(chunk + 1, Vec::new);
         }
         let chunk = &mut chunks[chunk];
         if chunk.is_empty() {
+            refuse!(Err(OutOfMemory));
             chunk.try_reserve_exact(CHUNK).map_err(|_| OutOfMemory)?;
             chunk.resize(CHUNK, EMPTY);
         }
@@ -212,6 +215,11 @@ impl PageCache {
 
 impl Drop for PageCache {
     fn drop(&mut self) {
+        // A test that fails has said so already.
+        #[cfg(feature = "mutate")]
+        if std::thread::panicking() {
+            return;
+        }
         debug_assert!(
             self.chunks.get_mut().is_empty(),
             "a page cache was dropped, not released"

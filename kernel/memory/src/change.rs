@@ -59,7 +59,9 @@ impl Slot {
     }
 
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     fn write<M: Mmu>(self, mmu: &M, value: u64) {
+        leave_out!("STR", when tightens(self.read(mmu), value));
         mmu.write_descriptor(self.table, self.index, self.level, value);
     }
 }
@@ -107,6 +109,7 @@ pub(crate) fn link<M: Mmu>(mmu: &M, slot: Slot, table: Frame) {
 
 /// An entry of a table that no CPU can reach yet: publishing the table orders it.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn prepare<M: Mmu>(mmu: &M, slot: Slot, value: u64) {
     slot.write(mmu, value);
 }
@@ -124,6 +127,7 @@ pub(crate) fn relax<M: Mmu>(mmu: &M, slot: Slot, va: u64, context: &Context, new
 
 /// Other software bits for the same frame and rights: no TLB holds them.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn annotate<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
     debug_assert!(
         same_frame(slot.read(mmu), new),
@@ -134,6 +138,7 @@ pub(crate) fn annotate<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
 
 /// Fewer rights in a table that is shared: APTable\[1\] grants none of them to anybody.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn freeze<M: Mmu>(mmu: &M, slot: Slot, new: Leaf) {
     debug_assert!(same_frame(slot.read(mmu), new), "freeze changes the frame");
     debug_assert!(!new.writable());
@@ -182,10 +187,12 @@ pub(crate) fn publish<M: Mmu>(mmu: &M) {
     mmu.barrier(Barrier::DsbIshst);
 }
 
-/// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has faulted.
+/// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has
+/// faulted. No barrier comes before the TLBI: this CPU has stored no right here that it has not
+/// completed, and what another CPU stored, this one has just read, so that its walker finds it too
+/// (a store that one other observer sees, all see).
 #[inline]
 pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, context: &Context) {
-    mmu.barrier(Barrier::DsbNshst);
     let asid = context.asid();
     mmu.tlbi(Tlbi::Vae1 { va, asid });
     mmu.barrier(Barrier::DsbNsh);
@@ -269,6 +276,7 @@ impl<'a> Flush<'a> {
 
     /// Other rights for the same frame.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub fn set_rights<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, new: Leaf) {
         debug_assert!(
             same_frame(slot.read(mmu), new),
@@ -280,6 +288,7 @@ impl<'a> Flush<'a> {
 
     /// Nothing in place of a page.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub fn break_leaf<M: Mmu>(&mut self, mmu: &M, slot: Slot, va: u64, old: Leaf) {
         slot.write(mmu, old.bits() & !bits::VALID);
         self.cover(va);
@@ -287,6 +296,7 @@ impl<'a> Flush<'a> {
 
     /// Nothing in place of a table, and of all that it maps.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub fn break_table<M: Mmu>(&mut self, mmu: &M, slot: Slot, old: Table) {
         slot.write(mmu, old.bits() & !bits::VALID);
         self.all = true;
@@ -315,6 +325,7 @@ impl<'a> Flush<'a> {
 
 /// Empties a broken entry and hands out what it referred to, and the leaf it was (if it was one). `None` if the entry is not broken.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn take_broken<M: Mmu>(mmu: &M, slot: Slot) -> Option<(Retired, Leaf)> {
     let old = unbroken(slot.read(mmu))?;
     slot.write(mmu, 0);
@@ -330,4 +341,12 @@ pub(crate) fn take_dead(frame: Frame, _: &Flushed) -> Retired {
 
 fn same_frame(old: u64, new: Leaf) -> bool {
     Leaf::from_bits(old).is_some_and(|old| old.frame() == new.frame())
+}
+
+/// The new descriptor permits less than the old one, or clears what was broken.
+#[cfg(feature = "mutate")]
+fn tightens(old: u64, new: u64) -> bool {
+    let lost = old & !new & (bits::VALID | bits::EL0);
+    let forbidden = new & !old & (bits::READ_ONLY | bits::UXN | bits::TABLE_READ_ONLY);
+    old != 0 && (new == 0 || old & bits::VALID != 0 && lost | forbidden != 0)
 }

@@ -82,7 +82,8 @@ pub struct Leaf(u64);
 impl Leaf {
     /// The leaf for a frame.
     #[inline]
-    pub const fn new(frame: Frame, content: Content, rights: Rights) -> Leaf {
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub fn new(frame: Frame, content: Content, rights: Rights) -> Leaf {
         let base = VALID
             | TABLE_OR_PAGE
             | ATTR_NORMAL
@@ -103,7 +104,9 @@ impl Leaf {
 
     /// The same frame with other rights.
     #[inline]
-    pub const fn with(self, rights: Rights) -> Leaf {
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub fn with(self, rights: Rights) -> Leaf {
+        leave_out!("protection", when rights != Rights::Write, return self.with(Rights::Write));
         let cleared = (self.0 & !(EL0 | COW)) | READ_ONLY | UXN;
         Leaf(match rights {
             Rights::None => cleared,
@@ -188,7 +191,9 @@ impl Leaf {
     /// The same leaf as fork leaves it: a private writable page becomes read-only and COW, and so
     /// does a private read-only one (its frame has two owners now); all else stays.
     #[inline]
-    pub const fn forked(self) -> Leaf {
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub fn forked(self) -> Leaf {
+        leave_out!("protection", when self.writable(), return self);
         if self.0 & SHARED != 0 || self.0 & EL0 == 0 {
             return self;
         }
@@ -210,7 +215,12 @@ impl Table {
     /// The descriptor of a table that several address spaces share: nothing below may be written,
     /// whatever the leaves say.
     #[inline]
-    pub const fn shared(table: Frame) -> Table {
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub fn shared(table: Frame) -> Table {
+        leave_out!(
+            "protection",
+            return Table(Table::new(table).0 | TABLE_SHARED)
+        );
         Table(Table::new(table).0 | TABLE_SHARED | TABLE_READ_ONLY)
     }
 

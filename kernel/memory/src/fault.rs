@@ -233,7 +233,7 @@ impl AddressSpace {
             Backing::Anonymous => false,
         };
         if past_end || (access == Access::Write && mem.frames.free_count() == 0) {
-            reserve.give_back(mem);
+            reserve.cancel(mem);
             return match past_end {
                 true => Handled::denied(Denial::PastEnd, 0),
                 false => Handled::out_of_memory(0),
@@ -326,6 +326,7 @@ impl AddressSpace {
         let handled = self.fault_again(mem, index, va, access);
         if handled.outcome == Outcome::OutOfMemory {
             self.mappings.set_start(index, start);
+            self.release_unused_tables(mem, va);
             return handled;
         }
         Handled {

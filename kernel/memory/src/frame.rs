@@ -290,7 +290,9 @@ impl Frames {
 
     /// One more reference.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn share(&self, frame: Frame) -> Result<(), Saturated> {
+        leave_out!("count +1", return Ok(()));
         let meta = self.meta(frame);
         if meta.refs.load(Ordering::Relaxed) >= REFS_LIMIT {
             return Err(Saturated);
@@ -303,12 +305,14 @@ impl Frames {
     /// One reference less, of a descriptor that is gone from every TLB: the token says so. True if
     /// it was the last one, and the frame is free now.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_mapped(&self, frame: Frame, _: &Flushed) -> bool {
         self.drop_reference(frame)
     }
 
     /// One reference less, of a holder that never had a descriptor.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
         self.drop_reference(frame)
     }
@@ -316,7 +320,9 @@ impl Frames {
     /// One parent less of a table whose entry is gone from every walk cache. True if it was the
     /// last one: the table belongs to the caller, who releases its leaves and then frees it.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_parent(&self, table: Frame, _: &Flushed) -> bool {
+        leave_out!("count -1", return false);
         let before = self.meta(table).refs.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(before, 0, "a table is dropped twice");
         before == 1
@@ -324,13 +330,17 @@ impl Frames {
 
     /// Frees a table that has no parent and no leaves any more.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn free_table(&self, table: Frame) {
+        leave_out!("free");
         debug_assert_eq!(self.kind(table), Kind::Table);
         self.release(table);
     }
 
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     fn drop_reference(&self, frame: Frame) -> bool {
+        leave_out!("count -1", return false);
         // AcqRel: what the others did with the frame happens before its next use.
         let before = self.meta(frame).refs.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(before, 0, "a frame is freed twice");

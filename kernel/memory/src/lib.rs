@@ -17,6 +17,29 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "mutate")]
+extern crate std;
+
+/// Where a test may leave out the rest of a function, if there is something to leave out (`when`),
+/// and return something else at once: see `mutate`. In all other builds this is nothing.
+macro_rules! leave_out {
+    ($what:literal $(, when $candidate:expr)? $(, return $instead:expr)?) => {
+        #[cfg(feature = "mutate")]
+        if crate::mutate::is_left_out($what, true $(&& $candidate)?) {
+            return $($instead)?;
+        }
+    };
+}
+
+/// Where a test may refuse an allocation.
+macro_rules! refuse {
+    ($instead:expr) => {
+        #[cfg(feature = "mutate")]
+        if crate::mutate::is_refused() {
+            return $instead;
+        }
+    };
+}
 
 mod access;
 mod asid;
@@ -30,6 +53,9 @@ pub mod lock;
 mod mapping;
 mod memory;
 mod mmu;
+#[cfg(feature = "mutate")]
+#[doc(hidden)]
+pub mod mutate;
 mod space;
 mod sync;
 mod tables;

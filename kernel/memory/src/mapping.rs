@@ -219,6 +219,7 @@ impl Mappings {
 
     /// Room for `more` mappings: what follows cannot fail.
     pub fn reserve(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        refuse!(Err(OutOfMemory));
         if self.list.len() + more > MAPPINGS_MAX {
             return Err(OutOfMemory);
         }
@@ -226,6 +227,7 @@ impl Mappings {
     }
 
     pub fn try_clone(&self) -> Result<Mappings, OutOfMemory> {
+        refuse!(Err(OutOfMemory));
         let mut list = Vec::new();
         list.try_reserve_exact(self.list.len())
             .map_err(|_| OutOfMemory)?;

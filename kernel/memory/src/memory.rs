@@ -63,6 +63,7 @@ impl<M: Mmu> Memory<M> {
     }
 
     /// Gives back a frame of [`alloc`](Self::alloc). The kernel must have unmapped and invalidated it, if it mapped it.
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub fn free(&self, frame: Frame) {
         debug_assert_eq!(
             self.frames.kind(frame),
@@ -87,6 +88,7 @@ impl<M: Mmu> Memory<M> {
 
     #[inline]
     pub(crate) fn take(&self, kind: Kind) -> Option<Fresh> {
+        refuse!(None);
         let fresh = self.frames.allocate(kind)?;
         self.mmu.frame_event(fresh.frame(), false);
         Some(fresh)
@@ -100,17 +102,20 @@ impl<M: Mmu> Memory<M> {
     }
 
     /// Takes back a frame that was never mapped.
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn give_back(&self, fresh: Fresh) {
         self.drop_hold(fresh.into_frame());
     }
 
     /// One more reference, for a descriptor that is about to be written.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn share(&self, frame: Frame) -> Result<(), Saturated> {
         self.frames.share(frame)
     }
 
     /// Drops a reference that no descriptor stands for.
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
         let freed = self.frames.drop_hold(frame);
         if freed {
@@ -121,6 +126,7 @@ impl<M: Mmu> Memory<M> {
 
     /// Drops the reference of a broken descriptor (the zero page has none). True if the frame is free now.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn release(&self, retired: Retired, flushed: &Flushed) -> bool {
         let frame = retired.into_frame(flushed);
         if frame == self.zero {
@@ -134,6 +140,7 @@ impl<M: Mmu> Memory<M> {
     }
 
     /// Frees a table without parents and leaves.
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn free_table(&self, table: Frame) {
         self.frames.free_table(table);
         self.mmu.frame_event(table, true);

@@ -214,7 +214,8 @@ impl Reserve {
         }
     }
 
-    pub fn give_back<M: Mmu>(self, mem: &Memory<M>) {
+    /// Gives them back instead.
+    pub fn cancel<M: Mmu>(self, mem: &Memory<M>) {
         mem.give_back(self.l3);
         if let Some(l2) = self.l2 {
             mem.give_back(l2);

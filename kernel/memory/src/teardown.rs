@@ -54,6 +54,20 @@ impl AddressSpace {
         if !any {
             return Dropped::default();
         }
+        self.release_unmapped(mem, start, end)
+    }
+
+    /// Lets go of tables around a page where nothing is mapped, if they serve nothing else: those of
+    /// a stack that was about to grow.
+    pub(crate) fn release_unused_tables<M: Mmu>(&mut self, mem: &Memory<M>, va: u64) {
+        let (low, high) = self.mappings.hole(va);
+        if low <= va & !(L3_SPAN - 1) && block_end(va, L3_SPAN) <= high {
+            self.release_unmapped(mem, va, va + PAGE_SIZE);
+        }
+    }
+
+    /// What descriptors still hold of a range where nothing is mapped any more.
+    fn release_unmapped<M: Mmu>(&mut self, mem: &Memory<M>, start: u64, end: u64) -> Dropped {
         let mut flush = Flush::new(self.context);
         self.break_range(mem, start, end, &mut flush);
         let flushed = flush.complete(&mem.mmu);

@@ -149,7 +149,10 @@ impl Machine {
                 What::Frame { frame: f, bytes } if *f == frame => {
                     let (words, _) = bytes.as_chunks();
                     let words = words.iter().map(|word| u64::from_le_bytes(*word));
-                    table.iter_mut().zip(words).for_each(|(old, new)| *old = new);
+                    table
+                        .iter_mut()
+                        .zip(words)
+                        .for_each(|(old, new)| *old = new);
                 }
                 _ => {}
             }
@@ -263,13 +266,18 @@ impl Machine {
         let current = self.current;
         match barrier {
             Barrier::DmbIshst => self.cpus[current].epoch += 1,
-            Barrier::DsbIshst => self.drain(current),
+            Barrier::DsbIshst => {
+                self.land(current, |_| true);
+                self.drain(current);
+            }
             Barrier::DsbNshst => self.publish_locally(current),
             Barrier::DsbNsh => {
                 self.publish_locally(current);
                 self.complete(current, false);
             }
             Barrier::DsbIsh => {
+                // Of the program that ran here, too.
+                self.land(current, |_| true);
                 self.drain(current);
                 self.complete(current, true);
             }

@@ -1,6 +1,10 @@
 //! Random programs: what processes and the kernel do, in the order they do it.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::oracle::{GROUP, OFFSETS, PAGES};
 
@@ -163,8 +167,32 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Programs of up to `steps` steps.
-pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
+/// Programs of so many steps each, the same for a seed on every run.
+pub struct Programs {
+    strategy: BoxedStrategy<Program>,
+    runner: TestRunner,
+}
+
+impl Programs {
+    pub fn new(steps: Range<usize>, seed: u8) -> Programs {
+        let rng = TestRng::from_seed(RngAlgorithm::XorShift, &[seed; 16]);
+        Programs {
+            strategy: programs(steps).boxed(),
+            runner: TestRunner::new_with_rng(Config::default(), rng),
+        }
+    }
+}
+
+impl Iterator for Programs {
+    type Item = Program;
+
+    fn next(&mut self) -> Option<Program> {
+        let tree = self.strategy.new_tree(&mut self.runner);
+        Some(tree.expect("nothing is filtered").current())
+    }
+}
+
+fn programs(steps: Range<usize>) -> impl Strategy<Value = Program> {
     let first = Op::Map {
         cpu: 0,
         process: 0,
@@ -173,7 +201,13 @@ pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
         prot: 3,
         back: Back::Anonymous,
     };
-    (any::<u64>(), prop::collection::vec(op(), 1..steps)).prop_map(move |(seed, mut ops)| {
+    (any::<u64>(), prop::collection::vec(op(), steps)).prop_map(move |(seed, mut ops)| {
+        // Half of the programs fork in one mode only.
+        for op in &mut ops {
+            if let (Op::Fork { mode, .. }, only @ 0..3) = (op, seed as usize / 4 % 6) {
+                *mode = only;
+            }
+        }
         // Something to work on.
         ops.insert(0, first);
         Program { seed, ops }

@@ -2,26 +2,31 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::panic::Location;
 
+pub use memory::mutate::Site;
+use memory::mutate::{is_left_out, leave_out};
 use memory::{Barrier, Frame, Mmu, PAGE_BYTES, Tlbi};
 use model::{Machine, Scope};
 
-/// A call site of a barrier or TLBI in the crate, and what it executes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Site {
-    pub file: &'static str,
-    pub line: u32,
-    pub what: String,
+/// Does something while a place of the crate leaves out what it should execute.
+pub fn leaving_out<T>(site: Option<Site>, f: impl FnOnce() -> T) -> T {
+    let before = leave_out(site);
+    let result = f();
+    leave_out(before);
+    result
 }
+
+type AtCopies = dyn FnMut(&mut Machine);
 
 /// The machine behind the seam. Single-threaded: the simulated CPUs take turns.
 pub struct Sim {
     pub machine: RefCell<Machine>,
-    /// The call site whose operation is left out.
-    pub omit: Option<Site>,
-    /// How often each call site was executed.
-    pub sites: RefCell<BTreeMap<Site, u64>>,
+    /// How often each barrier and TLBI was executed, by name.
+    pub executed: RefCell<BTreeMap<&'static str, u64>>,
+    /// What another CPU does before the next barrier.
+    pub meanwhile: RefCell<Option<Box<dyn FnOnce(&RefCell<Machine>)>>>,
+    /// What another CPU does before each frame is copied.
+    pub at_copies: RefCell<Option<Box<AtCopies>>>,
     /// How often the instruction cache was synchronised.
     pub syncs: Cell<u64>,
 }
@@ -30,22 +35,17 @@ impl Sim {
     pub fn new(machine: Machine) -> Sim {
         Sim {
             machine: RefCell::new(machine),
-            omit: None,
-            sites: RefCell::default(),
+            executed: RefCell::default(),
+            meanwhile: RefCell::default(),
+            at_copies: RefCell::default(),
             syncs: Cell::new(0),
         }
     }
 
-    fn omitted(&self, location: &Location<'static>, what: String) -> bool {
-        // A DSB of a mutated recipe would complete what another one left: sites are told apart by line.
-        let site = Site {
-            file: location.file(),
-            line: location.line(),
-            what,
-        };
-        let omitted = self.omit.as_ref() == Some(&site);
-        *self.sites.borrow_mut().entry(site).or_default() += 1;
-        omitted
+    #[track_caller]
+    fn executes(&self, what: &'static str) -> bool {
+        *self.executed.borrow_mut().entry(what).or_default() += 1;
+        !is_left_out(what, true)
     }
 }
 
@@ -63,23 +63,26 @@ impl Mmu for Sim {
     }
 
     fn barrier(&self, barrier: Barrier) {
-        if self.omitted(Location::caller(), format!("{barrier:?}")) {
-            return;
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(&self.machine);
         }
-        self.machine.borrow_mut().barrier(match barrier {
-            Barrier::DmbIshst => model::Barrier::DmbIshst,
-            Barrier::DsbIshst => model::Barrier::DsbIshst,
-            Barrier::DsbNshst => model::Barrier::DsbNshst,
-            Barrier::DsbIsh => model::Barrier::DsbIsh,
-            Barrier::DsbNsh => model::Barrier::DsbNsh,
-            Barrier::Isb => model::Barrier::Isb,
-        });
+        let (name, barrier) = match barrier {
+            Barrier::DmbIshst => ("DMB ISHST", model::Barrier::DmbIshst),
+            Barrier::DsbIshst => ("DSB ISHST", model::Barrier::DsbIshst),
+            Barrier::DsbNshst => ("DSB NSHST", model::Barrier::DsbNshst),
+            Barrier::DsbIsh => ("DSB ISH", model::Barrier::DsbIsh),
+            Barrier::DsbNsh => ("DSB NSH", model::Barrier::DsbNsh),
+            Barrier::Isb => ("ISB", model::Barrier::Isb),
+        };
+        if self.executes(name) {
+            self.machine.borrow_mut().barrier(barrier);
+        }
     }
 
     fn tlbi(&self, op: Tlbi) {
         let (name, scope, broadcast) = match op {
             Tlbi::Vale1 { va, asid } => (
-                "VALE1",
+                "TLBI VALE1",
                 Scope::Leaf {
                     va,
                     asid: Some(asid),
@@ -87,7 +90,7 @@ impl Mmu for Sim {
                 false,
             ),
             Tlbi::Vae1 { va, asid } => (
-                "VAE1",
+                "TLBI VAE1",
                 Scope::Page {
                     va,
                     asid: Some(asid),
@@ -95,7 +98,7 @@ impl Mmu for Sim {
                 false,
             ),
             Tlbi::Vale1Is { va, asid } => (
-                "VALE1IS",
+                "TLBI VALE1IS",
                 Scope::Leaf {
                     va,
                     asid: Some(asid),
@@ -103,20 +106,20 @@ impl Mmu for Sim {
                 true,
             ),
             Tlbi::Vae1Is { va, asid } => (
-                "VAE1IS",
+                "TLBI VAE1IS",
                 Scope::Page {
                     va,
                     asid: Some(asid),
                 },
                 true,
             ),
-            Tlbi::Vaale1Is { va } => ("VAALE1IS", Scope::Leaf { va, asid: None }, true),
-            Tlbi::Vaae1Is { va } => ("VAAE1IS", Scope::Page { va, asid: None }, true),
-            Tlbi::Aside1Is { asid } => ("ASIDE1IS", Scope::Asid(asid), true),
-            Tlbi::Vmalle1 => ("VMALLE1", Scope::All, false),
-            Tlbi::Vmalle1Is => ("VMALLE1IS", Scope::All, true),
+            Tlbi::Vaale1Is { va } => ("TLBI VAALE1IS", Scope::Leaf { va, asid: None }, true),
+            Tlbi::Vaae1Is { va } => ("TLBI VAAE1IS", Scope::Page { va, asid: None }, true),
+            Tlbi::Aside1Is { asid } => ("TLBI ASIDE1IS", Scope::Asid(asid), true),
+            Tlbi::Vmalle1 => ("TLBI VMALLE1", Scope::All, false),
+            Tlbi::Vmalle1Is => ("TLBI VMALLE1IS", Scope::All, true),
         };
-        if !self.omitted(Location::caller(), format!("TLBI {name}")) {
+        if self.executes(name) {
             self.machine
                 .borrow_mut()
                 .tlbi(model::Tlbi { scope, broadcast });
@@ -128,6 +131,9 @@ impl Mmu for Sim {
     }
 
     fn copy_frame(&self, from: Frame, to: Frame) {
+        if let Some(at_copies) = self.at_copies.borrow_mut().as_mut() {
+            at_copies(&mut self.machine.borrow_mut());
+        }
         self.machine
             .borrow_mut()
             .copy_frame(from.number(), to.number());

@@ -1,16 +1,17 @@
 //! Faults: who gets which frame, and what happens without one.
 
 use memory::{
-    Access, Backing, Denial, ForkMode, Mapping, Outcome, PAGE_SIZE, Prot, Region, Request, USER_END,
+    Access, Backing, Denial, ForkMode, Mapping, Outcome, PAGE_SIZE, Prot, Region, Request,
+    USER_END, mutate,
 };
 
 use crate::oracle::va;
 use crate::program::Op;
-use crate::traps::{RW, exit, page_at, protect, read, world, write};
+use crate::traps::{FILE, RW, exit, page_at, protect, read, touch, world, write};
 use crate::world::World;
 
 #[test]
-fn the_last_owner_writes_in_place_with_a_local_tlbi_only() {
+pub fn the_last_owner_writes_in_place_with_a_local_tlbi_only() {
     let mut world = world(2);
     write(&mut world, 0, 1, 7);
     world.fork(0, ForkMode::Classic).unwrap();
@@ -25,7 +26,7 @@ fn the_last_owner_writes_in_place_with_a_local_tlbi_only() {
 }
 
 #[test]
-fn two_threads_that_fault_on_one_page_get_one_frame() {
+pub fn two_threads_that_fault_on_one_page_get_one_frame() {
     let mut world = world(2);
     let request = Request {
         addr: va(1),
@@ -42,7 +43,7 @@ fn two_threads_that_fault_on_one_page_get_one_frame() {
 }
 
 #[test]
-fn the_zero_page_is_replaced_not_written() {
+pub fn the_zero_page_is_replaced_not_written() {
     let mut world = world(1);
     assert_eq!(read(&mut world, 0, 1), Some(Outcome::ZeroPage));
     world.fork(0, ForkMode::Classic).unwrap();
@@ -52,7 +53,7 @@ fn the_zero_page_is_replaced_not_written() {
 }
 
 #[test]
-fn the_kernel_writes_a_cow_page_by_the_same_rules() {
+pub fn the_kernel_writes_a_cow_page_by_the_same_rules() {
     let mut world = world(1);
     write(&mut world, 0, 1, 7);
     read(&mut world, 0, 2);
@@ -73,7 +74,7 @@ fn the_kernel_writes_a_cow_page_by_the_same_rules() {
 }
 
 #[test]
-fn a_fault_that_runs_out_of_frames_changes_nothing() {
+pub fn a_fault_that_runs_out_of_frames_changes_nothing() {
     for left in 0..4 {
         let mut world = world(1);
         world.step(Op::Starve { left }).unwrap();
@@ -99,7 +100,7 @@ fn a_fault_that_runs_out_of_frames_changes_nothing() {
 }
 
 #[test]
-fn a_copy_that_runs_out_of_frames_leaves_the_page_shared() {
+pub fn a_copy_that_runs_out_of_frames_leaves_the_page_shared() {
     let mut world = world(1);
     write(&mut world, 0, 1, 7);
     world.fork(0, ForkMode::Classic).unwrap();
@@ -110,7 +111,7 @@ fn a_copy_that_runs_out_of_frames_leaves_the_page_shared() {
 }
 
 #[test]
-fn denials_say_why() {
+pub fn denials_say_why() {
     let mut world = world(1);
     protect(&mut world, 0, 1, Prot::READ);
     let mut why = |page: usize, access| {
@@ -136,8 +137,8 @@ fn denials_say_why() {
 }
 
 #[test]
-fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
-    let mut world = World::new(1, 160, 1, None);
+pub fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
+    let mut world = World::new(1, 160, 1);
     let top = USER_END - (64 << 20);
     let stack = |start| Mapping {
         start,
@@ -196,4 +197,122 @@ fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
         "next to the guard gap"
     );
     world.finish().unwrap();
+}
+
+#[test]
+pub fn a_frame_that_somebody_else_holds_is_copied_not_reused() {
+    let mut world = world(1);
+    write(&mut world, 0, 1, 7);
+    world.fork(0, ForkMode::Classic).unwrap();
+    let leaf = world.processes[0].space.leaf(&world.mem, va(1));
+    let frame = memory::descriptor::Leaf::from_bits(leaf).unwrap().frame();
+    exit(&mut world, 1);
+    // As the child's vmsplice would have, which no mapping shows.
+    world.mem.frames.set_refs(frame, 2);
+    let handled = world.access(0, 0, 1, 0, Access::Write, 8).unwrap().unwrap();
+    assert_eq!(
+        (handled.outcome, handled.refs, handled.refs_after),
+        (Outcome::CowCopy, 2, 1)
+    );
+    // What the holder sees is what it was.
+    assert_eq!(
+        world.mem.mmu.machine.borrow().table(frame.number())[0] as u8,
+        7
+    );
+    let leak = world.finish().unwrap_err();
+    assert_eq!(leak, "1 frames leak", "the holder's");
+}
+
+#[test]
+pub fn a_write_retried_after_its_page_was_dropped_is_a_write_again() {
+    let mut world = world(2);
+    world.map(0, 1, 1, RW, FILE).unwrap();
+    let request = Request {
+        addr: va(1),
+        access: Access::Write,
+    };
+    for round in 0..4 {
+        // The copy is made, and gone before the writer comes back to it.
+        let handled = world.processes[0].space.fault(&world.mem, request);
+        assert_eq!(handled.outcome, Outcome::FileCopy, "round {round}");
+        world
+            .step(Op::Unmap {
+                cpu: 1,
+                process: 0,
+                page: 1,
+                count: 1,
+            })
+            .unwrap();
+        world.map(0, 1, 1, RW, FILE).unwrap();
+        // Somebody reads the file's page in, which must not be taken for the writer's.
+        assert_eq!(
+            touch(&mut world, 1, 0, 1, Access::Read, 0),
+            Some(Outcome::FileRead)
+        );
+        assert_eq!(
+            touch(&mut world, 0, 0, 1, Access::Write, round),
+            Some(Outcome::CowCopy)
+        );
+        world
+            .step(Op::Unmap {
+                cpu: 0,
+                process: 0,
+                page: 1,
+                count: 1,
+            })
+            .unwrap();
+        world.map(0, 1, 1, RW, FILE).unwrap();
+    }
+    // The file itself is as it was.
+    assert_eq!(read(&mut world, 0, 1), Some(Outcome::FileRead));
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn a_copied_page_is_another_one_on_every_cpu() {
+    let mut world = world(3);
+    write(&mut world, 0, 1, 7);
+    world.fork(0, ForkMode::Classic).unwrap();
+    // All CPUs hold the shared page, read-only.
+    (0..3).for_each(|cpu| assert_eq!(touch(&mut world, cpu, 0, 1, Access::Read, 0), None));
+    assert_eq!(
+        touch(&mut world, 1, 0, 1, Access::Write, 8),
+        Some(Outcome::CowCopy)
+    );
+    (0..3).for_each(|cpu| assert_eq!(touch(&mut world, cpu, 0, 1, Access::Read, 0), None));
+    assert_eq!(read(&mut world, 1, 1), None);
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn a_stack_that_cannot_grow_leaves_no_table_behind() {
+    for allocation in 0..4 {
+        let mut world = World::new(1, 160, 1);
+        let top = USER_END - (64 << 20);
+        let stack = Mapping {
+            start: top - PAGE_SIZE,
+            region: Region::Stack,
+            ..page_at(top - PAGE_SIZE)
+        };
+        let mem = &world.mem;
+        let space = &mut world.processes[0].space;
+        space.map(mem, stack).unwrap();
+        // In another table than the stack's first page is in.
+        let request = Request {
+            addr: top - (3 << 20),
+            access: Access::Write,
+        };
+        mutate::refuse(Some(allocation));
+        let handled = space.fault(mem, request);
+        mutate::refuse(None);
+        let grown = allocation == 3;
+        let expected = if grown {
+            Outcome::StackGrow
+        } else {
+            Outcome::OutOfMemory
+        };
+        assert_eq!(handled.outcome, expected, "allocation {allocation}");
+        world.check().unwrap();
+        world.finish().unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use crate::program::Back;
 use crate::traps::{FILE, FILE_SHARED, RW, read, world, write};
 
 #[test]
-fn a_shared_mapping_stays_shared_and_is_not_protected_by_fork() {
+pub fn a_shared_mapping_stays_shared_and_is_not_protected_by_fork() {
     for back in [Back::Shared, FILE_SHARED] {
         let mut world = world(1);
         world.map(0, 1, 2, RW, back).unwrap();
@@ -33,7 +33,7 @@ fn a_shared_mapping_stays_shared_and_is_not_protected_by_fork() {
 }
 
 #[test]
-fn a_private_file_page_is_copied_at_the_first_write_and_never_written_back() {
+pub fn a_private_file_page_is_copied_at_the_first_write_and_never_written_back() {
     let mut world = world(1);
     world.map(0, 1, 2, RW, FILE).unwrap();
     world.map(0, 4, 2, Prot::READ, FILE).unwrap();
@@ -51,7 +51,7 @@ fn a_private_file_page_is_copied_at_the_first_write_and_never_written_back() {
 }
 
 #[test]
-fn a_page_past_the_end_of_its_file_is_a_bus_error() {
+pub fn a_page_past_the_end_of_its_file_is_a_bus_error() {
     let mut world = world(1);
     world.map(0, 1, 4, RW, FILE).unwrap();
     let handled = world.access(0, 0, 4, 0, Access::Read, 0).unwrap().unwrap();

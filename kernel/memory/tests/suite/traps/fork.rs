@@ -1,13 +1,17 @@
 //! Fork: both sides, all modes, at any point of failure.
 
-use memory::{ForkMode, Outcome, REFS_LIMIT, SpaceError};
+use std::cell::Cell;
+use std::rc::Rc;
+
+use memory::{Access, ForkMode, Outcome, REFS_LIMIT, SpaceError};
 
 use crate::oracle::va;
 use crate::program::{Back, Op};
-use crate::traps::{RW, read, world, write};
+use crate::traps::{RW, read, touch, world, write};
+use crate::world::World;
 
 #[test]
-fn both_sides_of_a_fork_are_write_protected_and_each_gets_its_own() {
+pub fn both_sides_of_a_fork_are_write_protected_and_each_gets_its_own() {
     let mut world = world(2);
     assert_eq!(write(&mut world, 0, 1, 7), Some(Outcome::ZeroFill));
     world.fork(0, ForkMode::Classic).unwrap();
@@ -26,7 +30,7 @@ fn both_sides_of_a_fork_are_write_protected_and_each_gets_its_own() {
 }
 
 #[test]
-fn fork_flushes_the_parent_once() {
+pub fn fork_flushes_the_parent_once() {
     let mut world = world(1);
     (0..8).for_each(|page| assert_eq!(write(&mut world, 0, page, 1), Some(Outcome::ZeroFill)));
     let before = (
@@ -45,7 +49,7 @@ fn fork_flushes_the_parent_once() {
 }
 
 #[test]
-fn a_saturated_counter_fails_the_fork_and_nothing_else() {
+pub fn a_saturated_counter_fails_the_fork_and_nothing_else() {
     let mut world = world(1);
     (0..3).for_each(|page| assert_eq!(write(&mut world, 0, page, 7), Some(Outcome::ZeroFill)));
     let leaf = world.processes[0].space.leaf(&world.mem, va(1));
@@ -66,7 +70,7 @@ fn a_saturated_counter_fails_the_fork_and_nothing_else() {
 }
 
 #[test]
-fn fork_survives_running_out_of_frames_at_every_allocation() {
+pub fn fork_survives_running_out_of_frames_at_every_allocation() {
     for mode in [ForkMode::Classic, ForkMode::SharedTables, ForkMode::Eager] {
         let mut failures = 0;
         for left in 0.. {
@@ -107,7 +111,7 @@ fn fork_survives_running_out_of_frames_at_every_allocation() {
 }
 
 #[test]
-fn eager_fork_leaves_nothing_to_copy() {
+pub fn eager_fork_leaves_nothing_to_copy() {
     let mut world = world(2);
     (0..4).for_each(|page| assert_eq!(write(&mut world, 0, page, 3), Some(Outcome::ZeroFill)));
     world.fork(0, ForkMode::Eager).unwrap();
@@ -118,7 +122,7 @@ fn eager_fork_leaves_nothing_to_copy() {
 }
 
 #[test]
-fn small_tables_are_copied_even_if_tables_are_shared() {
+pub fn small_tables_are_copied_even_if_tables_are_shared() {
     let mut world = world(1);
     world.mem.share_from = 64;
     write(&mut world, 0, 1, 7);
@@ -131,5 +135,75 @@ fn small_tables_are_copied_even_if_tables_are_shared() {
         (0, 1, 1)
     );
     child.destroy(&world.mem);
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn an_eager_copy_is_not_torn_by_another_thread() {
+    let mut world = world(2);
+    for cpu in 0..2 {
+        for page in 0..3 {
+            touch(&mut world, cpu, 0, page, Access::Write, 1);
+        }
+    }
+    let written = Rc::new(Cell::new(0));
+    let count = written.clone();
+    // The other thread, on the other CPU, through entries that its TLB may still hold.
+    world
+        .mem
+        .mmu
+        .at_copies
+        .replace(Some(Box::new(move |machine| {
+            for page in 0..3 {
+                count.set(count.get() + u32::from(machine.store_byte(1, va(page), 2).is_ok()));
+            }
+        })));
+    world.run(1, 0);
+    world.run(0, 0);
+    world.fork(0, ForkMode::Eager).unwrap();
+    world.mem.mmu.at_copies.take();
+    assert_eq!(
+        written.get(),
+        0,
+        "written after the child's memory was settled"
+    );
+    (0..3).for_each(|page| assert_eq!(read(&mut world, 1, page), None));
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn a_cow_page_forked_again_stays_writable_for_all() {
+    for mode in [ForkMode::Classic, ForkMode::SharedTables] {
+        let mut world = world(1);
+        world.mem.share_from = 1;
+        write(&mut world, 0, 1, 7);
+        world.fork(0, mode).unwrap();
+        world.fork(1, mode).unwrap();
+        world.fork(2, mode).unwrap();
+        for process in [2, 0, 3, 1] {
+            assert!(write(&mut world, process, 1, process as u8).is_some());
+            (0..4).for_each(|process| assert_eq!(read(&mut world, process, 1), None));
+        }
+        world.finish().unwrap();
+    }
+}
+
+#[test]
+pub fn three_hundred_children_share_one_page() {
+    let mut world = World::new(1, 1400, 1);
+    world.map(0, 0, 1, RW, Back::Anonymous).unwrap();
+    write(&mut world, 0, 0, 7);
+    let mut children = Vec::new();
+    for _ in 0..300 {
+        let space = &mut world.processes[0].space;
+        children.push(space.fork(&world.mem, ForkMode::Classic).unwrap().0);
+    }
+    let leaf = world.processes[0].space.leaf(&world.mem, va(0));
+    let frame = memory::descriptor::Leaf::from_bits(leaf).unwrap().frame();
+    assert_eq!(world.mem.frames.refs(frame), 301);
+    for child in children {
+        child.destroy(&world.mem);
+    }
+    assert_eq!(write(&mut world, 0, 0, 8), Some(Outcome::CowReuse));
     world.finish().unwrap();
 }

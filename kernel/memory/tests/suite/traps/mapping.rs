@@ -8,7 +8,7 @@ use crate::traps::{RW, page_at, protect, touch, world};
 use crate::world::World;
 
 #[test]
-fn unmapping_frees_nothing_before_every_cpu_has_forgotten_it() {
+pub fn unmapping_frees_nothing_before_every_cpu_has_forgotten_it() {
     let mut world = world(3);
     (0..3).for_each(|cpu| {
         assert_eq!(
@@ -45,8 +45,8 @@ fn unmapping_frees_nothing_before_every_cpu_has_forgotten_it() {
 }
 
 #[test]
-fn ranges_from_programs_are_checked() {
-    let mut world = World::new(1, 160, 1, None);
+pub fn ranges_from_programs_are_checked() {
+    let mut world = World::new(1, 160, 1);
     let mem = &world.mem;
     let space = &mut world.processes[0].space;
     let bad = [
@@ -93,7 +93,7 @@ fn unchecked(start: u64) -> Mapping {
 }
 
 #[test]
-fn mappings_split_and_merge() {
+pub fn mappings_split_and_merge() {
     let mut world = world(1);
     assert_eq!(world.processes[0].space.mappings().len(), 1);
     protect(&mut world, 0, 3, Prot::READ);

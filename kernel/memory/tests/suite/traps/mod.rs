@@ -1,14 +1,16 @@
-//! A test for each trap that some kernel fell into: `translation-and-cow.md` section 4 and
-//! `peer-kernels.md` section 3. All of them on the adversarial machine, whose report is part of
-//! every step.
+//! A test for each trap that some kernel fell into; `list` says which is which. All of them on the
+//! adversarial machine, whose report is part of every step.
 
 mod asid;
 mod fault;
 mod file;
 mod fork;
+mod list;
 mod mapping;
 mod protect;
 mod table;
+
+pub use self::list::all;
 
 use memory::{Access, Backing, Mapping, Outcome, PAGE_SIZE, Prot, Region};
 
@@ -35,7 +37,7 @@ const FILE_SHARED: Back = Back::File {
 
 /// One process with eight anonymous pages.
 fn world(cpus: usize) -> World {
-    let mut world = World::new(cpus, 160, 1, None);
+    let mut world = World::new(cpus, 160, 1);
     world.map(0, 0, 8, RW, Back::Anonymous).unwrap();
     world
 }

@@ -6,7 +6,7 @@ use crate::program::{Back, Op};
 use crate::traps::{FILE, RW, RWX, RX, protect, read, touch, world, write};
 
 #[test]
-fn protecting_a_cow_page_and_back_does_not_make_it_writable() {
+pub fn protecting_a_cow_page_and_back_does_not_make_it_writable() {
     for mode in [Prot::READ, Prot::NONE] {
         let mut world = world(1);
         write(&mut world, 0, 1, 7);
@@ -22,7 +22,7 @@ fn protecting_a_cow_page_and_back_does_not_make_it_writable() {
 }
 
 #[test]
-fn protection_is_gone_from_every_cpu_when_the_call_returns() {
+pub fn protection_is_gone_from_every_cpu_when_the_call_returns() {
     let mut world = world(3);
     write(&mut world, 0, 1, 7);
     (0..3).for_each(|cpu| assert_eq!(touch(&mut world, cpu, 0, 1, Access::Read, 0), None));
@@ -40,7 +40,7 @@ fn protection_is_gone_from_every_cpu_when_the_call_returns() {
 }
 
 #[test]
-fn code_is_cleaned_once_and_again_after_it_was_written() {
+pub fn code_is_cleaned_once_and_again_after_it_was_written() {
     let mut world = world(1);
     world.map(0, 1, 1, RX, FILE).unwrap();
     assert_eq!(
@@ -71,7 +71,7 @@ fn code_is_cleaned_once_and_again_after_it_was_written() {
 }
 
 #[test]
-fn a_page_is_never_writable_and_executable_at_once() {
+pub fn a_page_is_never_writable_and_executable_at_once() {
     let mut world = world(2);
     world.map(0, 1, 1, RWX, Back::Anonymous).unwrap();
     for round in 1..4 {

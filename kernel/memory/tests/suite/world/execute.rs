@@ -8,6 +8,7 @@ use memory::{
     Region, SpaceError,
 };
 
+use super::story::mode as fork_mode;
 use super::{PROCESSES, Process, Result, World};
 use crate::oracle::{OFFSETS, Page, Pages, va};
 use crate::program::{Back, Op};
@@ -24,8 +25,10 @@ impl World {
         let count = self.processes.len();
         match op {
             Op::Starve { left } => {
-                while self.mem.frames.free_count() > left {
-                    self.hogs.extend(self.mem.alloc());
+                while self.mem.frames.free_count() > left
+                    && let Some(hog) = self.mem.alloc()
+                {
+                    self.shortage.hogs.push(hog);
                 }
             }
             Op::FileWrite {
@@ -117,7 +120,7 @@ impl World {
                 let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
                 match process.space.unmap(&self.mem, start, end) {
                     Ok(_) => {}
-                    Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+                    Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
                     Err(error) => return Err(format!("unmap: {error}")),
                 }
                 process
@@ -138,7 +141,7 @@ impl World {
                 let prot = Prot::from_bits(prot);
                 let mapped = (page..page + pages).all(|at| process.pages.0.contains_key(&at));
                 let done = process.space.protect(&self.mem, start, end, prot);
-                if done == Err(MapError::OutOfMemory) && !self.hogs.is_empty() {
+                if done == Err(MapError::OutOfMemory) && self.shortage.any() {
                     return Ok(());
                 }
                 if done.is_ok() != mapped {
@@ -159,8 +162,7 @@ impl World {
                 mode,
             } => {
                 self.run(cpu, process % count);
-                let modes = [ForkMode::Eager, ForkMode::Classic, ForkMode::SharedTables];
-                self.fork(process % count, modes[mode.min(2)])?;
+                self.fork(process % count, fork_mode(mode))?;
                 // The parent goes on where it was, and finds its memory without another fault.
                 self.access(cpu, process % count, page, 0, Access::Read, 0)?;
             }
@@ -215,7 +217,7 @@ impl World {
         match done {
             Ok(()) if permitted => Ok(()),
             Err(handled) if handled.outcome == Outcome::Denied && !permitted => Ok(()),
-            Err(handled) if handled.outcome == Outcome::OutOfMemory && !self.hogs.is_empty() => {
+            Err(handled) if handled.outcome == Outcome::OutOfMemory && self.shortage.any() => {
                 Ok(())
             }
             _ => Err(format!(
@@ -263,7 +265,7 @@ impl World {
         };
         match process.space.map(&self.mem, mapping) {
             Ok(_) => {}
-            Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+            Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
             Err(error) => return Err(format!("map: {error}")),
         }
         for at in 0..count {
@@ -283,10 +285,16 @@ impl World {
         Ok(())
     }
 
+    fn next_name(&mut self) -> usize {
+        self.born += 1;
+        self.born - 1
+    }
+
     /// One more process, with an address space of its own.
     pub fn adopt(&mut self, space: AddressSpace) {
         let pages = Pages::default();
-        self.processes.push(Process { space, pages });
+        let name = self.next_name();
+        self.processes.push(Process { name, space, pages });
     }
 
     pub fn fork(&mut self, parent: usize, mode: ForkMode) -> Result {
@@ -300,10 +308,11 @@ impl World {
                     return Err("the child's resident counts differ".into());
                 }
                 let pages = parent.pages.clone();
-                self.processes.push(Process { space, pages });
+                let name = self.next_name();
+                self.processes.push(Process { name, space, pages });
                 Ok(())
             }
-            Err(SpaceError::OutOfMemory) if !self.hogs.is_empty() => Ok(()),
+            Err(SpaceError::OutOfMemory) if self.shortage.any() => Ok(()),
             Err(error) => Err(format!("fork: {error}")),
         }
     }

@@ -4,6 +4,7 @@
 mod access;
 mod census;
 mod execute;
+mod story;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,14 +13,16 @@ use std::sync::Arc;
 
 use memory::{
     AddressSpace, Frame, FrameMeta, Frames, Memory, PAGE_BYTES, PAGE_SIZE, PageCache, Source,
+    mutate,
 };
 use model::Machine;
 
 use self::census::Census;
+pub use self::story::story;
 
 use crate::oracle::{OFFSETS, Object, PAGES, Pages, va};
 use crate::program::Op;
-use crate::sim::{Sim, Site};
+use crate::sim::Sim;
 
 const FIRST: u64 = 0x40000;
 /// More than there are ASIDs.
@@ -43,6 +46,8 @@ impl Source for Pattern {
 }
 
 pub struct Process {
+    /// Its number in order of birth.
+    pub name: usize,
     pub space: AddressSpace,
     pub pages: Pages,
 }
@@ -53,9 +58,34 @@ pub struct World {
     /// By CPU, the serial number of the address space that is active.
     running: Vec<Option<u32>>,
     files: Vec<(Arc<PageCache>, Object)>,
-    hogs: Vec<Frame>,
+    shortage: Shortage,
+    /// Processes ever.
+    born: usize,
     /// The outcomes seen, for tests that want to have met them all.
     pub outcomes: BTreeMap<&'static str, u32>,
+}
+
+/// Why allocations may fail.
+#[derive(Default)]
+struct Shortage {
+    hogs: Vec<Frame>,
+    /// Allocations before this step.
+    began: u64,
+}
+
+impl Shortage {
+    /// This step may run out of memory.
+    fn any(&self) -> bool {
+        !self.hogs.is_empty() || mutate::refused_since(self.began)
+    }
+}
+
+impl Drop for World {
+    /// What failed has not released its caches, which is no second failure.
+    fn drop(&mut self) {
+        self.processes.drain(..).for_each(std::mem::forget);
+        self.files.drain(..).for_each(std::mem::forget);
+    }
 }
 
 type Result<T = ()> = std::result::Result<T, String>;
@@ -63,18 +93,13 @@ type Result<T = ()> = std::result::Result<T, String>;
 impl World {
     /// How often barriers and TLBIs of a name were executed so far.
     pub fn executed(&self, what: &str) -> u64 {
-        let sites = self.mem.mmu.sites.borrow();
-        sites
-            .iter()
-            .filter(|(site, _)| site.what == what)
-            .map(|(_, count)| count)
-            .sum()
+        let executed = self.mem.mmu.executed.borrow();
+        executed.get(what).copied().unwrap_or_default()
     }
 
-    pub fn new(cpus: usize, frames: usize, seed: u64, omit: Option<Site>) -> World {
+    pub fn new(cpus: usize, frames: usize, seed: u64) -> World {
         let machine = Machine::new(cpus, FIRST, frames, (0..PAGES).map(va).collect(), seed);
-        let mut sim = Sim::new(machine);
-        sim.omit = omit;
+        let sim = Sim::new(machine);
         let meta = Vec::leak((0..frames).map(|_| FrameMeta::new()).collect());
         let all = Frames::new(meta, Frame::new(FIRST));
         // In two ranges, as boards have it.
@@ -95,6 +120,7 @@ impl World {
         let files = vec![file(1, 3), file(2, 6)];
         let space = AddressSpace::new(&mem).expect("a first address space");
         let first = Process {
+            name: 0,
             space,
             pages: Pages::default(),
         };
@@ -104,19 +130,19 @@ impl World {
             processes: vec![first],
             running,
             files,
-            hogs: Vec::new(),
+            shortage: Shortage::default(),
+            born: 1,
             outcomes: BTreeMap::new(),
         }
     }
 
     /// A step, and the checks that follow every step.
     pub fn step(&mut self, op: Op) -> Result {
-        let starved = !self.hogs.is_empty();
+        let hogs = self.shortage.hogs.len();
+        self.shortage.began = mutate::allocations();
         self.execute(op)?;
-        if starved {
-            for hog in self.hogs.drain(..) {
-                self.mem.free(hog);
-            }
+        for hog in self.shortage.hogs.drain(..hogs) {
+            self.mem.free(hog);
         }
         self.check()
     }
@@ -157,7 +183,7 @@ impl World {
         for (cache, _) in self.files.drain(..) {
             PageCache::release(cache, &self.mem);
         }
-        for hog in self.hogs.drain(..) {
+        for hog in self.shortage.hogs.drain(..) {
             self.mem.free(hog);
         }
         checked?;
