@@ -20,6 +20,9 @@ extern crate alloc;
 #[cfg(feature = "mutate")]
 extern crate std;
 
+#[cfg(all(feature = "mutate", target_os = "none"))]
+compile_error!("a kernel that can leave out its barriers is for tests on the host only");
+
 /// Where a test may leave out the rest of a function, if there is something to leave out (`when`),
 /// and return something else at once: see `mutate`. In all other builds this is nothing.
 macro_rules! leave_out {

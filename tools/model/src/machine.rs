@@ -609,7 +609,7 @@ impl Machine {
     /// becomes visible at once, or only after walks and invalidations that should have come later.
     fn race(&mut self) {
         for _ in 0..self.rng.below(4) {
-            match self.rng.below(4) {
+            match self.rng.below(5) {
                 0 => {
                     let stores = &self.cpus[self.current].stores;
                     let last = |store: &Store| store.what.word(self.written).is_some();
@@ -623,6 +623,10 @@ impl Machine {
                     }
                 }
                 2 => self.speculate_at(self.written),
+                3 => {
+                    self.act_early();
+                    self.speculate_at(self.written);
+                }
                 _ => self.steps(),
             }
         }
@@ -649,6 +653,20 @@ impl Machine {
             let scope = pending.op.scope;
             self.cpus[target].invalidate(scope);
         }
+    }
+
+    /// What the current CPU has asked for acts everywhere, before any DSB.
+    fn act_early(&mut self) {
+        let mut pending = core::mem::take(&mut self.cpus[self.current].pending);
+        for pending in &mut pending {
+            for target in 0..self.cpus.len() {
+                if pending.todo & 1 << target != 0 {
+                    self.cpus[target].invalidate(pending.op.scope);
+                }
+            }
+            pending.todo = 0;
+        }
+        self.cpus[self.current].pending = pending;
     }
 
     /// Every CPU that can walks through the descriptor at `at`.

@@ -12,13 +12,16 @@ use std::sync::Once;
 use memory::mutate::{self, Met, Site};
 
 use crate::program::{Program, Programs};
-use crate::random::{machine, run};
+use crate::random::run_on;
 use crate::sim::leaving_out;
 use crate::source;
 use crate::traps;
 
 /// Programs that may notice.
-const PROGRAMS: usize = 400;
+const PROGRAMS: usize = 800;
+
+/// Machines that each is tried on, before nothing has noticed.
+const MACHINES: u64 = 4;
 
 /// What may notice: a program on so many CPUs, or a trap.
 enum Case {
@@ -31,8 +34,8 @@ thread_local! {
 }
 
 impl Case {
-    /// What goes wrong, if anything does.
-    fn fails(&self) -> Option<String> {
+    /// What goes wrong on one machine of several, if anything does.
+    fn fails(&self, machine: u64) -> Option<String> {
         static QUIET: Once = Once::new();
         QUIET.call_once(|| {
             let loud = take_hook();
@@ -44,7 +47,7 @@ impl Case {
         });
         EXPECTED.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| match self {
-            Case::Program(program, cpus) => run(program, machine(program, *cpus)).map(drop),
+            Case::Program(program, cpus) => run_on(machine, program, *cpus).map(drop),
             Case::Trap(_, trap) => {
                 trap();
                 Ok(())
@@ -88,7 +91,7 @@ fn whatever_is_left_out_is_noticed() {
     let mut places: BTreeMap<Site, (Met, Vec<usize>)> = BTreeMap::new();
     for (index, case) in cases.iter().enumerate() {
         mutate::record();
-        let failed = case.fails();
+        let failed = case.fails(0);
         let met = mutate::recorded();
         assert_eq!(failed, None, "{}", case.name());
         for (site, met) in met {
@@ -115,11 +118,12 @@ fn whatever_is_left_out_is_noticed() {
         }
         tried += 1;
         let name = format!("{}:{}:{} {}", site.file, site.line, site.column, site.what);
-        let notices = |(count, index): (usize, &usize)| {
-            let error = leaving_out(Some(*site), || cases[*index].fails())?;
+        let notices = |(count, (machine, index)): (usize, (u64, &usize))| {
+            let error = leaving_out(Some(*site), || cases[*index].fails(machine))?;
             Some((count + 1, *index, error))
         };
-        match executing.iter().enumerate().find_map(notices) {
+        let tries = (0..MACHINES).flat_map(|machine| executing.iter().map(move |at| (machine, at)));
+        match tries.enumerate().find_map(notices) {
             Some((count, index, error)) => {
                 println!("{name}: case {count}, {}: {error}", cases[index].name());
             }

@@ -33,6 +33,16 @@ pub fn run(program: &Program, mut world: World) -> Result<BTreeMap<&'static str,
 const RETRIES: u64 = 10;
 const SEEDS: u64 = 24;
 
+/// Runs a program on one of several machines of a kind.
+pub fn run_on(
+    number: u64,
+    program: &Program,
+    cpus: usize,
+) -> Result<BTreeMap<&'static str, u32>, String> {
+    let seed = program.seed.wrapping_add(number * SEEDS);
+    run(program, World::new(cpus, FRAMES, seed))
+}
+
 /// What a program without some of its steps says when it fails, and on which machine.
 fn fails(mut program: Program, cpus: usize) -> Option<(String, Program)> {
     for _ in 0..RETRIES {
@@ -151,10 +161,8 @@ fn a_failure_is_told_as_a_short_program() {
         .filter(|line| line.starts_with("cpu"))
         .collect();
     assert!(steps.len() < 12, "{told}");
-    assert!(
-        steps.iter().any(|step| step.contains(" fork Classic")),
-        "{told}"
-    );
-    assert!(steps[0].contains("mmap pages"), "{told}");
+    for what in ["mmap", "write", "fork"] {
+        assert!(steps.iter().any(|step| step.contains(what)), "{told}");
+    }
     println!("{told}");
 }
