@@ -379,7 +379,9 @@ impl Frames {
     }
 
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn set_icache_clean(&self, frame: Frame) {
+        leave_out!("clean");
         self.meta(frame)
             .flags
             .fetch_or(ICACHE_CLEAN, Ordering::Relaxed);
@@ -387,7 +389,9 @@ impl Frames {
 
     /// Somebody may write the frame from now on.
     #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn clear_icache_clean(&self, frame: Frame) {
+        leave_out!("no longer clean", when self.icache_clean(frame));
         let flags = &self.meta(frame).flags;
         if flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0 {
             flags.fetch_and(!ICACHE_CLEAN, Ordering::Relaxed);

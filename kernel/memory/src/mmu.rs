@@ -116,9 +116,11 @@ pub trait Mmu {
     fn tlbi(&self, op: Tlbi);
 
     /// Fills a frame with zeros.
+    #[cfg_attr(feature = "mutate", track_caller)]
     fn zero_frame(&self, frame: Frame);
 
     /// Copies a frame.
+    #[cfg_attr(feature = "mutate", track_caller)]
     fn copy_frame(&self, from: Frame, to: Frame);
 
     /// Lends a frame's bytes.
@@ -126,6 +128,7 @@ pub trait Mmu {
 
     /// Makes what was stored to a frame visible to instruction fetches, on all CPUs and at every
     /// virtual address (a VIPT instruction cache needs more than IC IVAU at the kernel's alias).
+    #[cfg_attr(feature = "mutate", track_caller)]
     fn sync_icache(&self, frame: Frame);
 
     /// The level 3 tables of `start..end` (whole ones) are shared by two address spaces, by their

@@ -1,5 +1,5 @@
-//! Each barrier, TLBI, change of a reference count and write-protection of the crate is left out in
-//! turn, and the suite must notice: a random program fails, or a test of a trap does.
+//! Each barrier, TLBI, change of a reference count and write-protection of the crate, and each time
+//! that it zeroes, copies or cleans a frame, is left out in turn, and the suite must notice: a random program fails, or a test of a trap does.
 //!
 //! Nothing is listed here. The places are those that `memory::mutate` met while programs and traps
 //! ran, and `source` finds all there are.

@@ -1,6 +1,6 @@
 //! `memory::Mmu` over the adversarial machine, which can leave out any one barrier or TLBI.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 pub use memory::mutate::Site;
@@ -27,8 +27,6 @@ pub struct Sim {
     pub meanwhile: RefCell<Option<Box<dyn FnOnce(&RefCell<Machine>)>>>,
     /// What another CPU does before each frame is copied.
     pub at_copies: RefCell<Option<Box<AtCopies>>>,
-    /// How often the instruction cache was synchronised.
-    pub syncs: Cell<u64>,
 }
 
 impl Sim {
@@ -38,7 +36,6 @@ impl Sim {
             executed: RefCell::default(),
             meanwhile: RefCell::default(),
             at_copies: RefCell::default(),
-            syncs: Cell::new(0),
         }
     }
 
@@ -127,16 +124,19 @@ impl Mmu for Sim {
     }
 
     fn zero_frame(&self, frame: Frame) {
-        self.machine.borrow_mut().zero_frame(frame.number());
+        if self.executes("zeros") {
+            self.machine.borrow_mut().zero_frame(frame.number());
+        }
     }
 
     fn copy_frame(&self, from: Frame, to: Frame) {
         if let Some(at_copies) = self.at_copies.borrow_mut().as_mut() {
             at_copies(&mut self.machine.borrow_mut());
         }
-        self.machine
-            .borrow_mut()
-            .copy_frame(from.number(), to.number());
+        if self.executes("copy") {
+            let mut machine = self.machine.borrow_mut();
+            machine.copy_frame(from.number(), to.number());
+        }
     }
 
     fn with_frame(&self, frame: Frame, f: &mut dyn FnMut(&mut [u8; PAGE_BYTES])) {
@@ -144,8 +144,9 @@ impl Mmu for Sim {
     }
 
     fn sync_icache(&self, frame: Frame) {
-        self.syncs.set(self.syncs.get() + 1);
-        self.machine.borrow_mut().sync_icache(frame.number());
+        if self.executes("IC IVAU") {
+            self.machine.borrow_mut().sync_icache(frame.number());
+        }
     }
 
     fn frame_event(&self, frame: Frame, freed: bool) {

@@ -3,7 +3,7 @@
 use memory::{Access, Denial, ForkMode, Outcome, Prot};
 
 use crate::program::Back;
-use crate::traps::{FILE, FILE_SHARED, RW, read, world, write};
+use crate::traps::{FILE, FILE_SHARED, RW, RX, read, touch, world, write};
 
 #[test]
 pub fn a_shared_mapping_stays_shared_and_is_not_protected_by_fork() {
@@ -59,5 +59,34 @@ pub fn a_page_past_the_end_of_its_file_is_a_bus_error() {
         (handled.outcome, handled.denial),
         (Outcome::Denied, Some(Denial::PastEnd))
     );
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn a_file_that_is_cut_off_has_zeros_there_and_is_cleaned_again() {
+    let mut world = world(1);
+    world.map(0, 1, 1, RX, FILE).unwrap();
+    touch(&mut world, 0, 0, 1, Access::Exec, 0);
+    assert_eq!(world.executed("IC IVAU"), 1);
+    world.cut_off(0, 1);
+    for offset in 0..3 {
+        world.access(0, 0, 1, offset, Access::Read, 0).unwrap();
+    }
+    world.map(0, 2, 1, RX, FILE).unwrap();
+    touch(&mut world, 0, 0, 2, Access::Exec, 0);
+    assert_eq!(world.executed("IC IVAU"), 2, "the frame was written");
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn code_that_is_written_through_a_shared_mapping_is_cleaned_where_it_is_mapped_next() {
+    let mut world = world(1);
+    world.map(0, 1, 1, RX, FILE).unwrap();
+    touch(&mut world, 0, 0, 1, Access::Exec, 0);
+    world.map(0, 2, 1, RW, FILE_SHARED).unwrap();
+    assert_eq!(write(&mut world, 0, 2, 7), Some(Outcome::SharedWrite));
+    world.map(0, 3, 1, RX, FILE).unwrap();
+    touch(&mut world, 0, 0, 3, Access::Exec, 0);
+    assert_eq!(world.executed("IC IVAU"), 2);
     world.finish().unwrap();
 }

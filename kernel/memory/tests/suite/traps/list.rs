@@ -210,6 +210,8 @@ const TRAPS: &[Trap] = &[
         "Instruction caches (managarm 772, CRIU 2689, elfuse 24)",
         tests![
             protect::code_is_cleaned_once_and_again_after_it_was_written,
+            file::a_file_that_is_cut_off_has_zeros_there_and_is_cleaned_again,
+            file::code_that_is_written_through_a_shared_mapping_is_cleaned_where_it_is_mapped_next,
             protect::a_page_is_never_writable_and_executable_at_once,
         ],
     ),

@@ -47,14 +47,14 @@ pub fn code_is_cleaned_once_and_again_after_it_was_written() {
         touch(&mut world, 0, 0, 1, Access::Exec, 0),
         Some(Outcome::Exec)
     );
-    assert_eq!(world.mem.mmu.syncs.get(), 1);
+    assert_eq!(world.executed("IC IVAU"), 1);
     // The same frame in a second place is clean already.
     world.map(0, 2, 1, RX, FILE).unwrap();
     assert_eq!(
         touch(&mut world, 0, 0, 2, Access::Exec, 0),
         Some(Outcome::Exec)
     );
-    assert_eq!(world.mem.mmu.syncs.get(), 1);
+    assert_eq!(world.executed("IC IVAU"), 1);
     // The kernel writes the file.
     world
         .step(Op::FileWrite {
@@ -66,7 +66,7 @@ pub fn code_is_cleaned_once_and_again_after_it_was_written() {
         .unwrap();
     world.map(0, 3, 1, RX, FILE).unwrap();
     touch(&mut world, 0, 0, 3, Access::Exec, 0);
-    assert_eq!(world.mem.mmu.syncs.get(), 2);
+    assert_eq!(world.executed("IC IVAU"), 2);
     world.finish().unwrap();
 }
 
@@ -88,7 +88,7 @@ pub fn a_page_is_never_writable_and_executable_at_once() {
             touch(&mut world, 1, 0, 1, Access::Exec, 0),
             Some(Outcome::Exec)
         );
-        assert_eq!(world.mem.mmu.syncs.get(), u64::from(round));
+        assert_eq!(world.executed("IC IVAU"), u64::from(round));
     }
     world.finish().unwrap();
 }

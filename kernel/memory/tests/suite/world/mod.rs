@@ -136,6 +136,18 @@ impl World {
         }
     }
 
+    /// Cuts a file off within its first page, and makes it one page long again.
+    pub fn cut_off(&mut self, file: usize, len: u64) {
+        let (cache, object) = &self.files[file];
+        cache.set_len(&self.mem, len);
+        cache.set_len(&self.mem, PAGE_SIZE);
+        let mut pages = object.borrow_mut();
+        pages.truncate(1);
+        for (offset, byte) in OFFSETS.into_iter().zip(&mut pages[0]) {
+            *byte = if offset < len { *byte } else { 0 };
+        }
+    }
+
     /// A step, and the checks that follow every step.
     pub fn step(&mut self, op: Op) -> Result {
         let hogs = self.shortage.hogs.len();
