@@ -95,7 +95,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "EVENTS")]
     pub ring: Option<u32>,
 
-    /// How fork copies an address space [default: the kernel's]
+    /// How fork copies an address space, until a program chooses for itself [default: shared]
     #[arg(long, value_enum, value_name = "MODE")]
     pub fork: Option<ForkMode>,
     /// Use only so many bits of the ASID, so that it rolls over early

@@ -2,7 +2,7 @@
 
 use super::space::Space;
 use super::thread::{Start, Thread, current};
-use super::{Process, State, options, scheduler, signal, table};
+use super::{Process, State, scheduler, signal, table};
 use crate::arch::{self, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use crate::trace;
@@ -59,7 +59,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let pid = reserved.number();
     let files = process.files.lock().try_clone()?;
     let actions = signal::try_clone(&process.actions.lock())?;
-    let mode = options::options().fork;
+    let mode = process.state.lock().fork_mode;
     let (space, counts, mode) = if flags & CLONE_VM != 0 {
         (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
     } else {
@@ -74,6 +74,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             directory: state.directory,
             umask: state.umask,
             space: space.identity(),
+            fork_mode: state.fork_mode,
             thread: None,
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
         }

@@ -28,7 +28,7 @@ use linux_raw_sys::general::O_RDWR;
 use memory::{Lock, Rank};
 use space::Space;
 use thread::Thread;
-use wire::event::Event;
+use wire::event::{Event, ForkMode};
 
 /// A process.
 pub struct Process {
@@ -64,6 +64,8 @@ pub struct State {
     pub umask: u32,
     /// Serial number, root frame and ASID of its address space.
     pub space: (u32, u64, u16),
+    /// How its forks copy it (PR_SET_FORK_MODE). Its children inherit that; exec keeps it.
+    pub fork_mode: ForkMode,
     /// Its thread, until it ends.
     pub thread: Option<Arc<Thread>>,
     /// The thread that waits in vfork for exec or the end of this process.
@@ -151,6 +153,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
                 directory: tree::root(),
                 umask: 0o22,
                 space: (0, 0, 0),
+                fork_mode: options.fork,
                 thread: None,
                 vfork_parent: None,
             },

@@ -31,7 +31,7 @@ pub struct Options {
     pub lossless: bool,
     /// `ring=`: events per CPU.
     pub ring: usize,
-    /// `fork=`: how fork copies an address space.
+    /// `fork=`: how fork copies an address space, until a process chooses for itself.
     pub fork: ForkMode,
     /// `seed=`: for random numbers; the board's when absent.
     pub seed: Option<u64>,
@@ -63,7 +63,7 @@ fn parse(line: &str) -> Options {
         level: Level::Faults,
         lossless: false,
         ring: 16384,
-        fork: ForkMode::Classic,
+        fork: ForkMode::SharedTables,
         seed: None,
         second_console: false,
         stacks: true,

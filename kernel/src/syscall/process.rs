@@ -15,6 +15,7 @@ use linux_raw_sys::general::{
     WNOWAIT, WSTOPPED, WUNTRACED, rusage,
 };
 use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME, PR_SET_VMA};
+use wire::event::ForkMode;
 
 /// clone(flags, stack, parent_tid, tls, child_tid).
 pub fn clone(frame: &mut TrapFrame) -> Result {
@@ -222,6 +223,15 @@ pub fn sched_getaffinity(pid: u32, len: u64, mask: u64) -> Result {
     Ok(8)
 }
 
+/// prctl(PR_SET_FORK_MODE, mode): how the forks of this process copy it from now on, and those of
+/// the children that it then makes; exec keeps it. `mode` is 0 (classic), 1 (shared tables) or 2
+/// (eager): `wire::event::ForkMode` as a number; else EINVAL, and nothing changes. Ours alone:
+/// "CowS" in ASCII, out of the way of Linux's numbers, and EINVAL there.
+const PR_SET_FORK_MODE: u32 = 0x436f_7753;
+
+/// prctl(PR_GET_FORK_MODE) returns that mode ("CowG").
+const PR_GET_FORK_MODE: u32 = 0x436f_7747;
+
 /// prctl(option, argument, ...).
 pub fn prctl(option: u32, argument: u64, _second: u64) -> Result {
     let process = &current().process;
@@ -242,6 +252,16 @@ pub fn prctl(option: u32, argument: u64, _second: u64) -> Result {
         // Names of anonymous mappings: accepted, as Linux without CONFIG_ANON_VMA_NAME refuses them
         // and programs cannot tell what came of it.
         PR_SET_VMA => Ok(0),
+        PR_SET_FORK_MODE => {
+            process.state.lock().fork_mode = match argument {
+                0 => ForkMode::Classic,
+                1 => ForkMode::SharedTables,
+                2 => ForkMode::Eager,
+                _ => return Err(Errno::EINVAL),
+            };
+            Ok(0)
+        }
+        PR_GET_FORK_MODE => Ok(process.state.lock().fork_mode as u64),
         _ => Err(Errno::EINVAL),
     }
 }

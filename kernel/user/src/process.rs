@@ -7,8 +7,8 @@ use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use linux_raw_sys::general::{
-    __NR_clone, __NR_execve, __NR_exit_group, __NR_getpid, __NR_getppid, __NR_rt_sigaction,
-    __NR_sched_yield, __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD,
+    __NR_clone, __NR_execve, __NR_exit_group, __NR_getpid, __NR_getppid, __NR_prctl,
+    __NR_rt_sigaction, __NR_sched_yield, __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD,
 };
 
 /// A process id.
@@ -38,6 +38,34 @@ pub fn fork_child(child: impl FnOnce() -> i32) -> Result<Pid> {
         Fork::Child => exit(child()),
         Fork::Parent(pid) => Ok(pid),
     }
+}
+
+/// How fork copies an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkMode {
+    /// Every descriptor is copied; the pages are shared until they are written.
+    Classic = 0,
+    /// Whole last-level tables are shared, until the first write in 2 MiB.
+    Shared = 1,
+    /// Every page is copied at once.
+    Eager = 2,
+}
+
+/// PR_SET_FORK_MODE and PR_GET_FORK_MODE, which only our kernel has: `kernel/src/syscall/process.rs`.
+const SET_FORK_MODE: usize = 0x436f_7753;
+const GET_FORK_MODE: usize = 0x436f_7747;
+
+/// Sets how this process forks from now on, and the children that it makes then. EINVAL on Linux,
+/// which has one way.
+pub fn set_fork_mode(mode: ForkMode) -> Result<()> {
+    // SAFETY: touches no memory.
+    unsafe { syscall(__NR_prctl, [SET_FORK_MODE, mode as usize]) }.map(drop)
+}
+
+/// How this process forks, as a number of [`ForkMode`].
+pub fn fork_mode() -> Result<usize> {
+    // SAFETY: touches no memory.
+    unsafe { syscall(__NR_prctl, [GET_FORK_MODE]) }
 }
 
 /// Runs `child` in a new process that borrows this process's memory and stack, while this one

@@ -66,6 +66,8 @@ pub struct Fork {
     pub time: u64,
     /// What the kernel said of it.
     pub event: event::Fork,
+    /// Private pages below the tables that it shared whole, as rebuilt: the kernel does not look.
+    pub below: u32,
     /// Where in the parent's program the call is.
     pub code: Option<Code>,
     /// Its callers, innermost first.
@@ -87,6 +89,16 @@ pub struct Fork {
 }
 
 impl Fork {
+    /// Private pages that parent and child both have since, shared or copied.
+    pub fn pages(&self) -> u32 {
+        self.event.shared + self.event.copied + self.below
+    }
+
+    /// Private pages that the two share, one by one or by whole tables.
+    pub fn pages_shared(&self) -> u32 {
+        self.event.shared + self.below
+    }
+
     /// Everything paid after the fork itself.
     pub fn debt(&self) -> Writes {
         let mut all = self.parent;
@@ -102,7 +114,7 @@ impl Fork {
 pub struct ModeTotals {
     /// Forks, and what they cost themselves.
     pub forks: Cost,
-    /// Pages shared.
+    /// Pages shared, those below shared tables included.
     pub shared: u64,
     /// Leaf descriptors of parents that were write-protected.
     pub protected: u64,
@@ -155,6 +167,7 @@ impl Forks {
             id,
             time,
             event: *event,
+            below: 0,
             code,
             callers,
             parent: Writes::default(),
@@ -180,6 +193,14 @@ impl Forks {
             self.by_space.remove(&old.event.child_space);
         }
         id
+    }
+
+    /// So many private pages are below the tables that fork `id` shared.
+    pub fn set_below(&mut self, id: ForkId, below: u32) {
+        if let Some(fork) = self.live.get_mut(&id) {
+            fork.below = below;
+            self.totals[fork.event.mode as usize].shared += u64::from(below);
+        }
     }
 
     /// A page or table that fork `id` shared was written for the first time, in address space `space`.

@@ -82,15 +82,23 @@ pub(super) fn costs(evidence: &Evidence, state: &State) -> Option<Shown> {
         let event = &fork.event;
         line!(
             lines,
-            "The largest fork, at {}, shared {}{}: {} cycles{}.",
+            "The largest fork, at {}, shared {}{}{}: {} cycles{}.",
             place.text(),
-            plural(event.shared, "page"),
+            plural(fork.pages_shared(), "page"),
+            match event.tables_shared {
+                0 => String::new(),
+                tables => format!(
+                    " ({} of them by {})",
+                    count(fork.below),
+                    plural(tables, "table")
+                ),
+            },
             match event.copied {
                 0 => String::new(),
                 copied => format!(" and copied {}", count(copied)),
             },
             count(event.cost),
-            per_page(event.cost, event.shared + event.copied)
+            per_page(event.cost, fork.pages())
         );
         for (who, paid) in [
             ("the child", fork.child),

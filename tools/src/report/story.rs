@@ -504,7 +504,7 @@ impl Story {
             }
             return;
         }
-        let pages = event.shared + event.copied;
+        let pages = fork.pages();
         if self
             .largest
             .as_ref()
@@ -585,7 +585,13 @@ impl Observer for Story {
             Event::Fault(ref fault) if fault.tlbis > 0 => {
                 self.cpus.entry(cpu).or_default().by_faults += u64::from(fault.tlbis);
             }
-            Event::Fork(_) | Event::Exec { .. } | Event::Unmap { .. } | Event::Protect { .. } => {
+            Event::Fork(_)
+            | Event::Exec { .. }
+            | Event::Unmap { .. }
+            | Event::Protect { .. }
+            | Event::Discard { .. }
+            | Event::Move { .. }
+            | Event::TableOwned { .. } => {
                 self.cpus.entry(cpu).or_default().other_calls += 1;
             }
             _ => {}

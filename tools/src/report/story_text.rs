@@ -197,9 +197,17 @@ fn one_page(chain: &Chain) -> Shown {
 
 fn fork_line(fork: &Fork) -> String {
     let event = &fork.event;
+    let by_tables = match event.tables_shared {
+        0 => String::new(),
+        tables => format!(
+            " ({} of them below {} that APTable[1] write-protects)",
+            count(fork.below),
+            plural(tables, "shared table")
+        ),
+    };
     format!(
-        "{} shared, {} write-protected, {}, {} cycles",
-        plural(event.shared, "page"),
+        "{} shared{by_tables}, {} write-protected, {}, {} cycles",
+        plural(fork.pages_shared(), "page"),
         count(event.protected),
         plural(event.tables, "table"),
         count(event.cost)

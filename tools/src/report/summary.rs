@@ -250,7 +250,7 @@ impl ForkReport {
             child: event.child,
             mode: mode_name(event.mode),
             place,
-            shared: event.shared,
+            shared: fork.pages_shared(),
             protected: event.protected,
             copied: event.copied,
             tables: event.tables,
