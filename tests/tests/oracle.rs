@@ -58,6 +58,8 @@ fn output_and_status() {
     compare(&["hello", "too", "many"], all);
     compare(&["hello", "--help"], all);
     compare(&["pipes"], all);
+    compare(&["mapping"], all);
+    compare(&["remap", "--no-dontunmap"], all);
     compare(&["fp"], all);
     compare(&["isolation", "50", "16", "3"], all);
     compare(&["forkbomb", "20"], all);

@@ -2,7 +2,7 @@
 //! behind.
 
 use tests::{Board, Boot, Run, system};
-use wire::event::{Event, Outcome};
+use wire::event::{Event, ForkMode, Outcome};
 
 fn virt() -> Boot {
     Boot::on(Board::Virt).lossless()
@@ -22,12 +22,59 @@ fn the_programs_that_check_themselves() {
     for words in [
         &["syscalls"][..],
         &["mapping"],
+        &["remap"],
         &["pipes"],
         &["vforks", "50"],
         &["execs", "50"],
     ] {
         let run = succeeds(words);
         assert!(!run.stdout().is_empty(), "{words:?} says nothing");
+    }
+}
+
+/// A program forks in all three ways in one run, and its children as they inherited; the trace
+/// says which, and follows each.
+#[test]
+fn ways_to_fork_chosen_by_the_program() {
+    let run = virt().run(&["forkmodes"]);
+    run.expect_status(0).expect_sound();
+    let modes: Vec<_> = run
+        .trace
+        .events()
+        .filter_map(|event| match event {
+            Event::Fork(fork) => Some((fork.mode, fork.tables_shared > 0, fork.copied > 0)),
+            _ => None,
+        })
+        .collect();
+    let twice = |fork| [fork, fork];
+    let expected = [
+        &[(ForkMode::Vfork, false, false)][..],
+        &twice((ForkMode::Classic, false, false)),
+        &twice((ForkMode::SharedTables, true, false)),
+        &twice((ForkMode::Eager, false, true)),
+    ];
+    assert_eq!(modes, expected.concat());
+}
+
+/// What system calls do to shared tables is in the trace, in each way to fork: the tool and the
+/// kernel agree on every page.
+#[test]
+fn tables_that_system_calls_change_are_followed() {
+    for mode in ["classic", "shared", "eager"] {
+        for program in ["remap", "mapping"] {
+            let run = virt().append(&format!("fork={mode}")).run(&[program]);
+            run.expect_status(0).expect_sound();
+            let checks = &run.state().machine.checks;
+            assert_eq!(
+                checks.total().differed,
+                0,
+                "{mode}: {:#?}",
+                checks.findings()
+            );
+            let owned = |event: &&Event| matches!(event, Event::TableOwned { .. });
+            let owned = run.trace.events().filter(owned).count();
+            assert_eq!(owned > 0, mode == "shared" && program == "remap", "{owned}");
+        }
     }
 }
 

@@ -182,7 +182,7 @@ pub(crate) fn share_broken<M: Mmu>(mmu: &M, slot: Slot, _: &Flushed) {
     }
 }
 
-/// Completes `share_broken`: later accesses of this CPU find the tables.
+/// Completes `share_broken` and `put`: later accesses of this CPU find the tables.
 pub(crate) fn publish<M: Mmu>(mmu: &M) {
     mmu.barrier(Barrier::DsbIshst);
 }
@@ -337,6 +337,31 @@ pub(crate) fn take_broken<M: Mmu>(mmu: &M, slot: Slot) -> Option<(Retired, Leaf)
 #[inline]
 pub(crate) fn take_dead(frame: Frame, _: &Flushed) -> Retired {
     Retired(frame)
+}
+
+/// Takes what an entry refers to out of it, to put it elsewhere as it is. The entry is broken, or
+/// lies in a table that is. `None`: it is empty.
+#[inline]
+pub(crate) fn take_to_move<M: Mmu>(mmu: &M, slot: Slot, _: &Flushed) -> Option<Moved> {
+    let old = slot.read(mmu);
+    if let Some(leaf) = unbroken(old) {
+        slot.write(mmu, 0);
+        return Some(Moved(leaf.bits()));
+    }
+    (old != 0).then_some(Moved(old))
+}
+
+/// A descriptor on its way from one entry to another, with its reference.
+#[must_use = "what is taken out must be put somewhere"]
+#[derive(Debug)]
+pub(crate) struct Moved(u64);
+
+/// A descriptor in its new, empty entry. Nothing has to be ordered before it: the frame and its
+/// contents were published where it comes from. `publish` follows the last.
+#[inline]
+pub(crate) fn put<M: Mmu>(mmu: &M, slot: Slot, moved: Moved) {
+    debug_assert_eq!(slot.read(mmu), 0, "put over something");
+    slot.write(mmu, moved.0);
 }
 
 fn same_frame(old: u64, new: Leaf) -> bool {

@@ -253,6 +253,8 @@ impl AddressSpace {
         access: Access,
     ) -> Handled {
         let before = self.leaf(mem, va);
+        // Before a copy of the table counts as well.
+        let refs_before = Leaf::from_bits(before).map_or(0, |leaf| refs(mem, leaf));
         if let Some(leaf) = Leaf::from_bits(before)
             && access != Access::Write
             && permits(leaf, access)
@@ -269,16 +271,20 @@ impl AddressSpace {
             && permits(leaf, access)
         {
             let refs = refs(mem, leaf);
-            return Handled::new(outcome, before, leaf.bits(), refs, refs);
+            return Handled::new(outcome, before, leaf.bits(), refs_before, refs);
         }
         let handled = self.fault_again(mem, index, va, access);
         if handled.succeeded() {
             Handled {
                 outcome,
                 old: before,
+                refs: refs_before,
                 ..handled
             }
         } else {
+            // The outcome is another, but the table is its own from now on.
+            let copied = outcome == Outcome::TableUnshare;
+            mem.mmu.table_owned(self.serial, va, copied);
             handled
         }
     }

@@ -10,7 +10,8 @@
 //! * `fault`: the fault handler, a case per [`Outcome`];
 //! * `fork`: both sides of copy-on-write;
 //! * `change`: the only code that writes live descriptors, with the barrier recipes;
-//! * `space` and `teardown`: mapping and protecting; unmapping, and the end;
+//! * `space` and `teardown`: mapping and protecting; unmapping, discarding, and the end;
+//! * `remap`: growing, shrinking and moving, without a copy;
 //! * `lock`: the order of all locks;
 //! * `tables`: walks, and the tables that address spaces share after a fork.
 #![cfg_attr(not(test), no_std)]
@@ -59,6 +60,7 @@ mod mmu;
 #[cfg(feature = "mutate")]
 #[doc(hidden)]
 pub mod mutate;
+mod remap;
 mod space;
 mod sync;
 mod tables;
@@ -73,8 +75,9 @@ pub use lock::{Guard, Lock, Rank};
 pub use mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 pub use memory::Memory;
 pub use mmu::{Barrier, Mmu, Tlbi};
-pub use space::{AddressSpace, Resident, Tightened};
-pub use teardown::{Dropped, Ended};
+pub use remap::{Place, Remap, Remapped};
+pub use space::{AddressSpace, Protected, Resident};
+pub use teardown::{Discarded, Dropped, Ended};
 
 use core::fmt;
 
@@ -102,8 +105,10 @@ pub type ForkError = SpaceError;
 pub enum MapError {
     /// The range is empty, not page-aligned, or not in user space (EINVAL).
     Invalid,
-    /// Part of the range is not mapped (ENOMEM).
+    /// The range, or its beginning, is not mapped (ENOMEM; EFAULT of mremap).
     NotMapped,
+    /// It does not fit where it may go (ENOMEM).
+    NoRoom,
     /// No frame or heap, or too many mappings (ENOMEM).
     OutOfMemory,
 }
@@ -146,6 +151,7 @@ impl fmt::Display for MapError {
         f.write_str(match self {
             MapError::Invalid => "not a page-aligned range of user space",
             MapError::NotMapped => "not mapped",
+            MapError::NoRoom => "no room for it",
             MapError::OutOfMemory => "out of memory",
         })
     }

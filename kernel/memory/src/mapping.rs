@@ -102,7 +102,7 @@ pub enum Backing {
 
 impl Backing {
     /// The backing of the part that starts `distance` bytes further.
-    fn advanced(&self, distance: u64) -> Backing {
+    pub(crate) fn advanced(&self, distance: u64) -> Backing {
         match self {
             Backing::Anonymous => Backing::Anonymous,
             Backing::File { cache, offset } => Backing::File {
@@ -321,19 +321,16 @@ impl Mappings {
         self.list.drain(..).for_each(removed);
     }
 
-    /// True if the whole range is mapped.
-    pub fn covers(&self, start: u64, end: u64) -> bool {
+    /// The first address of a range that is not mapped; its end, if all is.
+    pub fn mapped_until(&self, start: u64, end: u64) -> u64 {
         let mut at = start;
         for mapping in &self.list[self.after(start)..] {
-            if mapping.start > at {
-                return false;
+            if mapping.start > at || at >= end {
+                break;
             }
             at = mapping.end;
-            if at >= end {
-                return true;
-            }
         }
-        false
+        at.min(end)
     }
 
     /// Sets the permissions of a mapped range. Room for two must be reserved.
@@ -351,6 +348,12 @@ impl Mappings {
         for index in (from..=to).rev() {
             self.join(index);
         }
+    }
+
+    /// Moves a mapping's end up, over nothing.
+    pub fn set_end(&mut self, index: usize, end: u64) {
+        self.list[index].end = end;
+        self.join(index + 1);
     }
 
     /// Moves a mapping's start down, over nothing.

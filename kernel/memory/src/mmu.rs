@@ -138,6 +138,14 @@ pub trait Mmu {
         let _ = (parent, child, start, end);
     }
 
+    /// An address space, by its serial number, took the level 3 table of an address for its own
+    /// outside a fault: by a copy, or, as its last owner, as it is. A hook for the record; faults
+    /// have outcomes for it.
+    #[inline]
+    fn table_owned(&self, space: u32, va: u64, copied: bool) {
+        let _ = (space, va, copied);
+    }
+
     /// A frame was taken from the allocator, or given back: a hook for the record.
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {

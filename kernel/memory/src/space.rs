@@ -11,7 +11,7 @@ use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::tables::{L3_SPAN, block_end, for_chunks, own, walk};
+use crate::tables::{L3_SPAN, Owned, block_end, for_chunks, own, walk};
 use crate::teardown::{Dropped, release_backing};
 use crate::{MapError, OutOfMemory, SpaceError, USER_END};
 
@@ -53,9 +53,14 @@ impl Resident {
     }
 }
 
-/// Leaves that lost rights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tightened(pub u32);
+/// What a change of permissions did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protected {
+    /// Leaves that lost rights.
+    pub tightened: u32,
+    /// One past the last byte that was changed: the end, or the first hole before it.
+    pub end: u64,
+}
 
 /// An address space. Changing it takes `&mut`: the kernel keeps each behind a lock, held for the
 /// whole of a fault or a fork. It must end in [`destroy`](Self::destroy).
@@ -112,6 +117,11 @@ impl AddressSpace {
     /// The mappings, in order of address.
     pub fn mappings(&self) -> &[Mapping] {
         self.mappings.as_slice()
+    }
+
+    /// The first address of a range that is not mapped; its end, if all is.
+    pub fn mapped_until(&self, start: u64, end: u64) -> u64 {
+        self.mappings.mapped_until(start, end)
     }
 
     /// How far stacks may grow, bytes (RLIMIT_STACK).
@@ -191,18 +201,19 @@ impl AddressSpace {
         Ok(self.remove(mem, start, end))
     }
 
-    /// Sets the permissions of a range that is mapped throughout. Leaves only ever lose rights
-    /// here, on all CPUs before the return; faults give what was gained. In particular no leaf
-    /// becomes writable: only a fault knows whether its frame is shared.
+    /// Sets the permissions of a range, up to the first hole in it, as Linux does. Leaves only ever
+    /// lose rights here, on all CPUs before the return; faults give what was gained. In particular
+    /// no leaf becomes writable: only a fault knows whether its frame is shared.
     pub fn protect<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
         start: u64,
         end: u64,
         prot: Prot,
-    ) -> Result<Tightened, MapError> {
+    ) -> Result<Protected, MapError> {
         check(start, end)?;
-        if !self.mappings.covers(start, end) {
+        let end = self.mappings.mapped_until(start, end);
+        if start == end {
             return Err(MapError::NotMapped);
         }
         self.mappings.reserve(2)?;
@@ -225,10 +236,7 @@ impl AddressSpace {
         // a table.)
         for (from, to) in affected() {
             for_chunks(mmu, self.root, from, to, |chunk| {
-                if chunk.table.is_shared() {
-                    own(mem, self.root, self.context, chunk.start)?;
-                }
-                Ok::<(), OutOfMemory>(())
+                self.own_table(mem, chunk.start)
             })?;
         }
         let mut flush = Flush::new(self.context);
@@ -250,23 +258,32 @@ impl AddressSpace {
         }
         self.mappings.protect(start, end, prot);
         let _ = flush.complete(mmu);
-        Ok(Tightened(tightened))
+        Ok(Protected { tightened, end })
     }
 
     /// Makes the level 3 tables at the edges of a range that is about to go this address space's
     /// own, where they also serve pages that stay. What lies between goes with its table.
-    fn own_edges<M: Mmu>(
-        &mut self,
+    pub(crate) fn own_edges<M: Mmu>(
+        &self,
         mem: &Memory<M>,
         start: u64,
         end: u64,
     ) -> Result<(), OutOfMemory> {
         let (first, last) = (start & !(L3_SPAN - 1), block_end(end - 1, L3_SPAN));
         if self.mappings.any_in(first, start) {
-            own(mem, self.root, self.context, start)?;
+            self.own_table(mem, start)?;
         }
         if self.mappings.any_in(end, last) {
-            own(mem, self.root, self.context, end - 1)?;
+            self.own_table(mem, end - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the level 3 table of an address, if there is one, this address space's own.
+    pub(crate) fn own_table<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> Result<(), OutOfMemory> {
+        match own(mem, self.root, self.context, va)? {
+            Owned::Already => {}
+            owned => mem.mmu.table_owned(self.serial, va, owned == Owned::Copied),
         }
         Ok(())
     }
@@ -291,7 +308,7 @@ fn narrowed(leaf: Leaf, prot: Prot) -> Leaf {
     }
 }
 
-fn check(start: u64, end: u64) -> Result<(), MapError> {
+pub(crate) fn check(start: u64, end: u64) -> Result<(), MapError> {
     if start < end
         && end <= USER_END
         && start.is_multiple_of(PAGE_SIZE)

@@ -234,6 +234,12 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// The range is all that the table maps.
+    #[inline]
+    pub fn whole(&self) -> bool {
+        self.end - self.start == L3_SPAN
+    }
+
     /// The pages and their entries.
     #[inline]
     pub fn pages(self) -> impl Iterator<Item = (u64, Slot)> {

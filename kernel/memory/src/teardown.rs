@@ -3,6 +3,7 @@
 
 use core::convert::Infallible;
 
+use crate::MapError;
 use crate::cache::PageCache;
 use crate::change::{Flush, Flushed, Retired, Slot, take_broken, take_dead};
 use crate::descriptor::{Leaf, Table};
@@ -10,8 +11,8 @@ use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, Mapping};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::space::AddressSpace;
-use crate::tables::{L2_SPAN, L3_SPAN, block_end, for_chunks};
+use crate::space::{AddressSpace, check};
+use crate::tables::{Chunk, L2_SPAN, L3_SPAN, block_end, for_chunks};
 
 /// What unmapping gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,15 @@ impl Dropped {
         self.dropped += u32::from(leaf.counted());
         self.freed += u32::from(freed);
     }
+}
+
+/// What discarding gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// The references.
+    pub dropped: Dropped,
+    /// There were no holes in the range.
+    pub whole: bool,
 }
 
 /// What the end of an address space gave back.
@@ -74,9 +84,50 @@ impl AddressSpace {
         self.release_range(mem, start, end, &flushed)
     }
 
+    /// Drops the pages of a range, which may have holes, and keeps the mappings (MADV_DONTNEED): the
+    /// next access finds zeros, or what the file or the shared memory holds.
+    ///
+    /// A write that follows takes the way of a first write, through a fault that sees no leaf:
+    /// dropping a private copy never gives write access to what it was copied from (CVE-2016-5195).
+    pub fn discard<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        start: u64,
+        end: u64,
+    ) -> Result<Discarded, MapError> {
+        check(start, end)?;
+        let mmu = &mem.mmu;
+        let goes = |chunk: &Chunk| chunk.table.is_shared() && chunk.whole();
+        // All that can fail, before anything is changed.
+        for_chunks(mmu, self.root, start, end, |chunk| match goes(&chunk) {
+            true => Ok(()),
+            false => self.own_table(mem, chunk.start),
+        })?;
+        let mut flush = Flush::new(self.context);
+        let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, start, end, |chunk| {
+            match goes(&chunk) {
+                // The others keep it.
+                true => flush.break_table(mmu, chunk.parent, chunk.table),
+                false => break_leaves(mmu, chunk.table, chunk.start, chunk.end, &mut flush),
+            }
+            Ok(())
+        });
+        let flushed = flush.complete(mmu);
+        Ok(Discarded {
+            dropped: self.release_range(mem, start, end, &flushed),
+            whole: self.mappings.mapped_until(start, end) == end,
+        })
+    }
+
     /// First pass: once flushed, nothing of the range can be reached any more. A table goes with
     /// the last mapping it serves, so that each table always serves one.
-    fn break_range<M: Mmu>(&self, mem: &Memory<M>, start: u64, end: u64, flush: &mut Flush<'_>) {
+    pub(crate) fn break_range<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        start: u64,
+        end: u64,
+        flush: &mut Flush<'_>,
+    ) {
         let mmu = &mem.mmu;
         let (low, high) = self.mappings.hole(start);
         let unused = |va: u64, span: u64| low <= va & !(span - 1) && block_end(va, span) <= high;

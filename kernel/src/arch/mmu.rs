@@ -336,6 +336,14 @@ impl Mmu for Arch {
         });
     }
 
+    fn table_owned(&self, space: u32, va: u64, copied: bool) {
+        crate::trace::emit(event::Event::TableOwned {
+            space,
+            start: va & !((1 << 21) - 1),
+            copied,
+        });
+    }
+
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {
         record(|| event::Event::Frame {

@@ -6,8 +6,8 @@ use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use memory::{
-    AddressSpace, Backing, ForkCounts, Guard, Handled, Lock, MapError, Mapping, Prot, Rank, Region,
-    Request, Root, SpaceError,
+    AddressSpace, Backing, Dropped, ForkCounts, Guard, Handled, Lock, MapError, Mapping, PAGE_SIZE,
+    Prot, Rank, Region, Remap, Request, Root, SpaceError, USER_END,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -86,32 +86,44 @@ impl Space {
 
     /// Makes a mapping, in place of what is mapped there.
     pub fn map(&self, mapping: Mapping) -> Result<(), Errno> {
-        let event = self.describe(&mapping);
+        self.map_at(|_| Ok(mapping)).map(drop)
+    }
+
+    /// Makes the mapping that `choose` wants, as long as nobody else changes the others; where it
+    /// starts.
+    pub fn map_at(
+        &self,
+        choose: impl FnOnce(&Inner) -> Result<Mapping, Errno>,
+    ) -> Result<u64, Errno> {
         let mut inner = self.lock();
-        let replaces = inner.overlaps(mapping.start, mapping.end);
-        let done = inner.map.map(arch::mmu::memory(), mapping).map_err(errno)?;
-        drop(inner);
+        let mapping = choose(&inner)?;
+        self.map_locked(&mut inner, mapping)
+    }
+
+    fn map_locked(&self, inner: &mut Inner, mapping: Mapping) -> Result<u64, Errno> {
+        let event = self.describe(&mapping);
         let event::Map { start, end, .. } = event;
+        let replaces = inner.overlaps(start, end);
+        let done = inner.map.map(arch::mmu::memory(), mapping).map_err(errno)?;
         if replaces {
-            trace::emit(Event::Unmap {
-                space: self.serial,
-                start,
-                end,
-                dropped: done.dropped,
-                freed: done.freed,
-            });
+            self.tell_unmapped(start, end, done);
         }
         trace::emit(Event::Map(event));
-        Ok(())
+        Ok(start)
     }
 
     /// Removes all mappings in a range.
     pub fn unmap(&self, start: u64, end: u64) -> Result<(), Errno> {
-        let done = self
-            .lock()
-            .map
-            .unmap(arch::mmu::memory(), start, end)
-            .map_err(errno)?;
+        self.unmap_locked(&mut self.lock(), start, end)
+    }
+
+    fn unmap_locked(&self, inner: &mut Inner, start: u64, end: u64) -> Result<(), Errno> {
+        let done = inner.map.unmap(arch::mmu::memory(), start, end);
+        self.tell_unmapped(start, end, done.map_err(errno)?);
+        Ok(())
+    }
+
+    fn tell_unmapped(&self, start: u64, end: u64, done: Dropped) {
         trace::emit(Event::Unmap {
             space: self.serial,
             start,
@@ -119,24 +131,135 @@ impl Space {
             dropped: done.dropped,
             freed: done.freed,
         });
-        Ok(())
     }
 
-    /// Changes the protection of a range.
-    pub fn protect(&self, start: u64, end: u64, prot: Prot) -> Result<(), Errno> {
-        let done = self
-            .lock()
+    /// Moves the break; where it is now. As on Linux it stays where it is if it cannot be moved.
+    pub fn set_break(&self, wanted: u64) -> u64 {
+        let mut inner = self.lock();
+        let (start, end) = inner.heap;
+        if wanted < start || wanted > USER_END {
+            return end;
+        }
+        let (old, new) = (
+            end.next_multiple_of(PAGE_SIZE),
+            wanted.next_multiple_of(PAGE_SIZE),
+        );
+        let done = if new > old {
+            // A page stays free above it, as does the room that a stack above it has for growth.
+            let free = inner.map.find_free(new - old, old) == Some(old);
+            if !free || inner.overlaps(old, new + PAGE_SIZE) {
+                return end;
+            }
+            let grown = Mapping {
+                start: old,
+                end: new,
+                prot: Prot::READ.union(Prot::WRITE),
+                shared: false,
+                backing: Backing::Anonymous,
+                region: Region::Heap,
+            };
+            self.map_locked(&mut inner, grown).map(drop)
+        } else if new < old {
+            self.unmap_locked(&mut inner, new, old)
+        } else {
+            Ok(())
+        };
+        if done.is_err() {
+            return end;
+        }
+        inner.heap.1 = wanted;
+        wanted
+    }
+
+    /// Changes the protection of a range, up to its first hole; whether there was none.
+    pub fn protect(&self, start: u64, end: u64, prot: Prot) -> Result<bool, Errno> {
+        let mut inner = self.lock();
+        let done = inner
             .map
             .protect(arch::mmu::memory(), start, end, prot)
             .map_err(errno)?;
         trace::emit(Event::Protect {
             space: self.serial,
             start,
-            end,
+            end: done.end,
             prot: prot.bits(),
-            tightened: done.0,
+            tightened: done.tightened,
         });
-        Ok(())
+        Ok(done.end == end)
+    }
+
+    /// Drops the pages of a range, and keeps the mappings; whether all of it was mapped.
+    pub fn discard(&self, start: u64, end: u64) -> Result<bool, Errno> {
+        let mut inner = self.lock();
+        let done = inner.map.discard(arch::mmu::memory(), start, end);
+        let done = done.map_err(errno)?;
+        trace::emit(Event::Discard {
+            space: self.serial,
+            start,
+            end,
+            dropped: done.dropped.dropped,
+            freed: done.dropped.freed,
+        });
+        Ok(done.whole)
+    }
+
+    /// Changes the length of a mapping, or its place; where it is now.
+    pub fn remap(&self, to: Remap) -> Result<u64, Errno> {
+        let mut inner = self.lock();
+        let done = match inner.map.remap(arch::mmu::memory(), to) {
+            Ok(done) => done,
+            Err(MapError::NotMapped) => return Err(Errno::EFAULT),
+            Err(error) => return Err(errno(error)),
+        };
+        let Remap {
+            start,
+            len,
+            new_len,
+            ..
+        } = to;
+        // In the order in which it was done.
+        if let Some(dropped) = done.replaced {
+            self.tell_unmapped(done.start, done.start + new_len, dropped);
+        }
+        if let Some(dropped) = done.cut {
+            self.tell_unmapped(start + new_len, start + len, dropped);
+        }
+        if done.moved > 0 {
+            trace::emit(Event::Move {
+                space: self.serial,
+                start,
+                end: start + done.moved,
+                to: done.start,
+            });
+        }
+        if new_len > len {
+            self.tell_mapped(&inner, done.start + len, done.start + new_len);
+        }
+        if to.keep {
+            self.tell_mapped(&inner, start, start + len);
+        }
+        Ok(done.start)
+    }
+
+    /// Puts a part of a mapping on record.
+    fn tell_mapped(&self, inner: &Inner, start: u64, end: u64) {
+        let mut mappings = inner.map.mappings().iter();
+        if let Some(mapping) = mappings.find(|m| (m.start..m.end).contains(&start)) {
+            let whole = self.describe(mapping);
+            let backing = match whole.backing {
+                event::Backing::File { file, offset } => event::Backing::File {
+                    file,
+                    offset: offset + (start - mapping.start),
+                },
+                other => other,
+            };
+            trace::emit(Event::Map(event::Map {
+                start,
+                end,
+                backing,
+                ..whole
+            }));
+        }
     }
 
     /// Resolves a fault.
@@ -232,6 +355,11 @@ impl Space {
 }
 
 impl Inner {
+    /// Whether a whole range is mapped.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        self.map.mapped_until(start, end) == end
+    }
+
     /// Whether anything is mapped in a range.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
         let mappings = self.map.mappings();
@@ -245,7 +373,7 @@ impl Inner {
 /// The error code of a refused mapping.
 fn errno(error: MapError) -> Errno {
     match error {
-        MapError::OutOfMemory | MapError::NotMapped => Errno::ENOMEM,
+        MapError::OutOfMemory | MapError::NotMapped | MapError::NoRoom => Errno::ENOMEM,
         MapError::Invalid => Errno::EINVAL,
     }
 }

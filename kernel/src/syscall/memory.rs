@@ -11,10 +11,10 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
-    MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, PROT_EXEC,
-    PROT_READ, PROT_WRITE,
+    MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP,
+    MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
-use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Prot, Region, USER_END};
+use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
 fn space() -> core::result::Result<Arc<Space>, Errno> {
     current().space().cloned().ok_or(Errno::ENOMEM)
@@ -47,36 +47,7 @@ fn prot(bits: u64) -> core::result::Result<Prot, Errno> {
 
 /// brk(address): returns the break, moved if that was possible.
 pub fn brk(wanted: u64) -> Result {
-    let space = space()?;
-    let (start, end) = space.lock().heap;
-    if wanted < start || wanted > USER_END {
-        return Ok(end);
-    }
-    let (old, new) = (pages(end).unwrap_or(end), pages(wanted).unwrap_or(wanted));
-    if new > old {
-        let inner = space.lock();
-        // Nor may it take the room that a stack above it has for growth.
-        let free = inner.map.find_free(new - old, old) == Some(old);
-        if !free || inner.overlaps(old, new + PAGE_SIZE) {
-            return Ok(end);
-        }
-        drop(inner);
-        let grown = Mapping {
-            start: old,
-            end: new,
-            prot: Prot::READ.union(Prot::WRITE),
-            shared: false,
-            backing: Backing::Anonymous,
-            region: Region::Heap,
-        };
-        if space.map(grown).is_err() {
-            return Ok(end);
-        }
-    } else if new < old && space.unmap(new, old).is_err() {
-        return Ok(end);
-    }
-    space.lock().heap.1 = wanted;
-    Ok(wanted)
+    Ok(space()?.set_break(wanted))
 }
 
 /// mmap(address, length, protection, flags, fd, offset).
@@ -102,30 +73,39 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
         file_backing(fd, offset, shared, prot)?
     };
     let space = space()?;
-    let start = if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
+    let fixed = if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
         if !hint.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
-        let end = range_end(hint, len).ok_or(Errno::ENOMEM)?;
+        let Some(end) = range_end(hint, len) else {
+            return Err(Errno::ENOMEM);
+        };
         if hint < MAP_MIN {
             return Err(Errno::EPERM);
         }
-        if flags & MAP_FIXED_NOREPLACE != 0 && space.lock().overlaps(hint, end) {
-            return Err(Errno::EEXIST);
-        }
-        hint
+        Some(hint..end)
     } else {
-        space.lock().map.find_free(len, hint).ok_or(Errno::ENOMEM)?
+        None
     };
-    space.map(Mapping {
-        start,
-        end: start + len,
-        prot,
-        shared,
-        backing,
-        region: Region::Mmap,
-    })?;
-    Ok(start)
+    space.map_at(|inner| {
+        let start = match fixed {
+            Some(range) => {
+                if flags & MAP_FIXED_NOREPLACE != 0 && inner.overlaps(range.start, range.end) {
+                    return Err(Errno::EEXIST);
+                }
+                range.start
+            }
+            None => inner.map.find_free(len, hint).ok_or(Errno::ENOMEM)?,
+        };
+        Ok(Mapping {
+            start,
+            end: start + len,
+            prot,
+            shared,
+            backing,
+            region: Region::Mmap,
+        })
+    })
 }
 
 /// The pages of an open file.
@@ -191,8 +171,10 @@ pub fn mprotect(start: u64, len: u64, protection: u64) -> Result {
     if raises_file {
         return Err(Errno::EACCES);
     }
-    space.protect(start, end, prot)?;
-    Ok(0)
+    match space.protect(start, end, prot)? {
+        true => Ok(0),
+        false => Err(Errno::ENOMEM),
+    }
 }
 
 /// madvise(address, length, advice).
@@ -200,45 +182,68 @@ pub fn madvise(start: u64, len: u64, advice: u32) -> Result {
     let end = range_end(start, len)
         .filter(|_| start.is_multiple_of(PAGE_SIZE))
         .ok_or(Errno::EINVAL)?;
-    match advice {
-        // Advice that may be ignored, but for the mapping that must be there.
-        MADV_NORMAL..=MADV_WILLNEED | MADV_FREE => {}
-        MADV_DONTNEED => return discard(start, end),
+    let space = space()?;
+    let drops = match advice {
+        // Advice that may be ignored, but for the mappings that must be there.
+        MADV_NORMAL..=MADV_WILLNEED => false,
+        MADV_DONTNEED => true,
+        // Pages that nobody writes again may go whenever the kernel likes: here at once.
+        MADV_FREE => {
+            let inner = space.lock();
+            let mut mappings = inner.map.mappings().iter();
+            if mappings.any(|m| {
+                m.start < end
+                    && m.end > start
+                    && (m.shared || !matches!(m.backing, Backing::Anonymous))
+            }) {
+                return Err(Errno::EINVAL);
+            }
+            true
+        }
         _ => return Err(Errno::EINVAL),
+    };
+    if start == end {
+        return Ok(0);
     }
-    if start < end && !space()?.lock().overlaps(start, end) {
-        return Err(Errno::ENOMEM);
-    }
-    Ok(0)
+    let whole = match drops {
+        true => space.discard(start, end)?,
+        false => space.lock().covers(start, end),
+    };
+    // Over holes, it did the rest.
+    if whole { Ok(0) } else { Err(Errno::ENOMEM) }
 }
 
-/// Drops the pages of a range: each mapping in it is made anew in its place.
-fn discard(start: u64, end: u64) -> Result {
-    let space = space()?;
-    let mut at = start;
-    let mut whole = true;
-    while at < end {
-        let part = {
-            let inner = space.lock();
-            let mappings = inner.map.mappings();
-            let index = mappings.partition_point(|mapping| mapping.end <= at);
-            mappings
-                .get(index)
-                .filter(|mapping| mapping.start < end)
-                .cloned()
-        };
-        let Some(mut part) = part else {
-            whole = false;
-            break;
-        };
-        whole &= part.start <= at;
-        let (from, to) = (part.start.max(at), part.end.min(end));
-        if let Backing::File { offset, .. } = &mut part.backing {
-            *offset += from - part.start;
-        }
-        (part.start, part.end) = (from, to);
-        space.map(part)?;
-        at = to;
+/// mremap(address, length, new length, flags, new address). A length of 0, which on Linux maps
+/// shared memory once more, is EINVAL.
+pub fn mremap(start: u64, len: u64, new_len: u64, flags: u32, to: u64) -> Result {
+    const ALL: u32 = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    let may_move = flags & MREMAP_MAYMOVE != 0;
+    let keep = flags & MREMAP_DONTUNMAP != 0;
+    let len = pages(len).ok_or(Errno::EINVAL)?;
+    let new_len = pages(new_len).ok_or(Errno::EINVAL)?;
+    if flags & !ALL != 0
+        || (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) != 0 && !may_move)
+        || (keep && len != new_len)
+        || !start.is_multiple_of(PAGE_SIZE)
+        || new_len == 0
+        || len == 0
+    {
+        return Err(Errno::EINVAL);
     }
-    if whole { Ok(0) } else { Err(Errno::ENOMEM) }
+    // As Linux sees it: first whether anything is there at all.
+    if start.checked_add(len).is_none_or(|end| end > USER_END) {
+        return Err(Errno::EFAULT);
+    }
+    let place = match (flags & MREMAP_FIXED != 0, may_move) {
+        (true, _) => Place::At(to),
+        (_, true) => Place::Anywhere,
+        _ => Place::Here,
+    };
+    space()?.remap(Remap {
+        start,
+        len,
+        new_len,
+        place,
+        keep,
+    })
 }

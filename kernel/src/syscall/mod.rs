@@ -60,6 +60,7 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_mmap => memory::mmap(a, b, c, d as u32, e, f),
         nr::__NR_munmap => memory::munmap(a, b),
         nr::__NR_mprotect => memory::mprotect(a, b, c),
+        nr::__NR_mremap => memory::mremap(a, b, c, d as u32, e),
         nr::__NR_madvise => memory::madvise(a, b, c as u32),
 
         nr::__NR_read => file::read(a, b, c),

@@ -532,10 +532,45 @@ pub enum Event {
         /// those that exist.
         end: u64,
     },
+    /// An address space took a shared last-level table for its own outside a fault: a system call
+    /// was about to change something below it. Also in a fault, if its outcome is none of the table's.
+    TableOwned {
+        /// Address space.
+        space: Space,
+        /// The first byte that the table maps.
+        start: u64,
+        /// True: by a copy. False: the others had gone.
+        copied: bool,
+    },
+    /// The pages of a range were dropped, and its mappings stay (`madvise`).
+    Discard {
+        /// Address space.
+        space: Space,
+        /// First byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+        /// References dropped (the zero page not counted).
+        dropped: u32,
+        /// Frames freed because this was the last reference.
+        freed: u32,
+    },
+    /// A range moved with its pages (`mremap`). What was mapped at its new place went before, by
+    /// an `Unmap` of its own; what grew, or stays at the old place without its pages, is mapped by a `Map` afterwards.
+    Move {
+        /// Address space.
+        space: Space,
+        /// First byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+        /// Where the first byte is now.
+        to: u64,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 24;
+pub const KINDS: usize = 27;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -565,6 +600,9 @@ impl Event {
             Event::Contents { .. } => 21,
             Event::KernelPage { .. } => 22,
             Event::TablesShared { .. } => 23,
+            Event::TableOwned { .. } => 24,
+            Event::Discard { .. } => 25,
+            Event::Move { .. } => 26,
         }
     }
 }
@@ -595,4 +633,7 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "contents",
     "kernel-page",
     "tables-shared",
+    "table-owned",
+    "discard",
+    "move",
 ];

@@ -220,6 +220,37 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             port.field(child_space)?;
             range(port, start, end)
         }
+        Event::TableOwned {
+            space,
+            start,
+            copied,
+        } => {
+            port.field(space)?;
+            port.field(start)?;
+            port.field(copied)
+        }
+        Event::Discard {
+            space,
+            start,
+            end,
+            dropped,
+            freed,
+        } => {
+            port.field(space)?;
+            range(port, start, end)?;
+            port.field(dropped)?;
+            port.field(freed)
+        }
+        Event::Move {
+            space,
+            start,
+            end,
+            to,
+        } => {
+            port.field(space)?;
+            range(port, start, end)?;
+            port.field(to)
+        }
     }
 }
 
@@ -340,7 +371,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 24, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 27, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -469,6 +500,24 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             child_space: 0,
             start: 0,
             end: 0,
+        },
+        24 => Event::TableOwned {
+            space: 0,
+            start: 0,
+            copied: false,
+        },
+        25 => Event::Discard {
+            space: 0,
+            start: 0,
+            end: 0,
+            dropped: 0,
+            freed: 0,
+        },
+        26 => Event::Move {
+            space: 0,
+            start: 0,
+            end: 0,
+            to: 0,
         },
         _ => return None,
     })

@@ -163,6 +163,12 @@ impl Machine {
             (shared.parents, shared.fork) = (shared.parents + 1, id);
             child.slots.insert(*slot, *table);
         }
+        let below = self.classes(shared.iter().map(|(_, table)| *table));
+        let below = below.anon + below.file - below.shared;
+        self.forks.set_below(id, below);
+        self.process_mut(fork.parent, fork.parent_space)
+            .activity
+            .shared += u64::from(below);
         let classes = self.classes(copied_tables.iter().map(|(_, table)| *table));
         let leaves = classes.anon + classes.file + classes.zero;
         let private_files = classes.file - classes.shared;
@@ -361,30 +367,101 @@ impl Machine {
         dropped: u32,
         freed: u32,
     ) {
+        self.discard(time, space, range.clone(), dropped, freed);
+        self.space_mut(space).unmap(range.start, range.end);
+    }
+
+    /// The pages of a range are gone; the mappings stay.
+    pub(super) fn discard(
+        &mut self,
+        time: u64,
+        space: Space,
+        range: Range<u64>,
+        dropped: u32,
+        freed: u32,
+    ) {
         let mut total = Dropped::default();
         for (slot, leaves) in self.covered(space, &range) {
-            let whole = leaves.len() as u64 == LEAVES;
-            if !whole {
-                self.unshare(space, slot);
-            }
-            let Some(table) = self.spaces.get(&space).and_then(|s| s.slots.get(&slot)) else {
-                continue;
-            };
-            let table = *table;
-            if whole {
-                self.drop_table(table, &mut total);
-                self.space_mut(space).slots.remove(&slot);
-            } else {
-                self.drop_leaves(table, leaves, &mut total);
-            }
+            self.drop_part(space, slot, leaves, &mut total);
         }
-        self.space_mut(space).unmap(range.start, range.end);
         let spot = Spot {
             time,
             space,
             address: Some(range.start),
         };
         self.check_dropped(spot, dropped, freed, total);
+    }
+
+    /// Drops part of a table. From one that others share the kernel takes nothing: it lets go of the
+    /// table, if that served nothing else, or has made it its own before.
+    fn drop_part(&mut self, space: Space, slot: u64, part: Range<usize>, total: &mut Dropped) {
+        let Some(id) = self.table(space, slot) else {
+            return;
+        };
+        let table = self.tables.get(id);
+        let leaves = table.leaves.iter().enumerate();
+        let outside = leaves.filter(|(index, leaf)| leaf.valid() && !part.contains(index));
+        if outside.count() > 0 {
+            self.unshare(space, slot);
+            if let Some(id) = self.table(space, slot) {
+                self.drop_leaves(id, part, total);
+            }
+            return;
+        }
+        if table.parents > 1 {
+            let leaves = table.leaves[part].iter();
+            let counted = leaves.filter(|leaf| leaf.valid() && !leaf.descriptor.zero());
+            total.dropped += counted.count() as u32;
+        }
+        self.drop_table(id, total);
+        self.space_mut(space).slots.remove(&slot);
+    }
+
+    /// The last-level table of an address space for an address / 2 MiB.
+    fn table(&self, space: Space, slot: u64) -> Option<TableId> {
+        self.spaces.get(&space)?.slots.get(&slot).copied()
+    }
+
+    /// An address space took a shared table for its own outside a fault.
+    pub(super) fn table_owned(&mut self, space: Space, start: u64, copied: bool) {
+        let slot = start / PAGE_SIZE / LEAVES;
+        if copied {
+            self.unshare(space, slot);
+        } else if let Some(table) = self.table(space, slot) {
+            self.tables.get_mut(table).fork = 0;
+        }
+    }
+
+    /// A range has moved: tables go whole where the kernel moves them so, else leaf by leaf.
+    pub(super) fn move_pages(&mut self, space: Space, range: Range<u64>, to: u64) {
+        for (slot, part) in self.covered(space, &range) {
+            let shift = to.wrapping_sub(range.start) / PAGE_SIZE;
+            let target = (slot * LEAVES + part.start as u64).wrapping_add(shift);
+            if part.len() as u64 == LEAVES && target.is_multiple_of(LEAVES) {
+                let slots = &mut self.space_mut(space).slots;
+                if let Some(table) = slots.remove(&slot) {
+                    slots.insert(target / LEAVES, table);
+                }
+                continue;
+            }
+            self.unshare(space, slot);
+            let Some(from) = self.table(space, slot) else {
+                continue;
+            };
+            for index in part.clone() {
+                let leaf = std::mem::take(&mut self.tables.get_mut(from).leaves[index]);
+                if leaf.valid() {
+                    let page = target + (index - part.start) as u64;
+                    let table = self.table(space, page / LEAVES).unwrap_or_else(|| {
+                        let table = self.tables.add();
+                        self.space_mut(space).slots.insert(page / LEAVES, table);
+                        table
+                    });
+                    self.tables.get_mut(table).leaves[(page % LEAVES) as usize] = leaf;
+                }
+            }
+        }
+        self.space_mut(space).remap(range.start, range.end, to);
     }
 
     fn check_dropped(&mut self, spot: Spot, dropped: u32, freed: u32, total: Dropped) {
@@ -457,15 +534,13 @@ impl Machine {
     pub(super) fn protect(&mut self, space: Space, start: u64, end: u64, prot: u8) {
         self.space_mut(space).protect(start, end, prot);
         for (slot, leaves) in self.covered(space, &(start..end)) {
-            if (leaves.len() as u64) < LEAVES {
-                self.unshare(space, slot);
+            let Some(table) = self.table(space, slot) else {
+                continue;
+            };
+            // The kernel has made those its own in which a leaf loses a right.
+            if self.tables.get(table).parents > 1 {
+                continue;
             }
-            let table = self
-                .spaces
-                .get(&space)
-                .and_then(|space| space.slots.get(&slot))
-                .copied();
-            let Some(table) = table else { continue };
             for leaf in &mut self.tables.get_mut(table).leaves[leaves] {
                 if leaf.valid() {
                     let tightened = leaf.descriptor.tightened(prot);

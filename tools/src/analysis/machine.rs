@@ -298,6 +298,24 @@ impl Machine {
                 let sharing = self.sharing.entry(parent_space).or_default();
                 sharing.push((child_space, start..end));
             }
+            Event::TableOwned {
+                space,
+                start,
+                copied,
+            } => self.table_owned(space, start, copied),
+            Event::Discard {
+                space,
+                start,
+                end,
+                dropped,
+                freed,
+            } => self.discard(time, space, start..end, dropped, freed),
+            Event::Move {
+                space,
+                start,
+                end,
+                to,
+            } => self.move_pages(space, start..end, to),
             Event::Descriptor { .. }
             | Event::Barrier(_)
             | Event::Tlbi { .. }
@@ -404,12 +422,12 @@ impl Machine {
             };
         }
         let before = self.before(&here, before, Descriptor(fault.old));
+        // Before a table is copied, and with it each of its references.
+        let references = self.references(&here, fault.refs, &before);
         let table_fork = match fault.outcome {
             Outcome::TableUnshare | Outcome::TableReuse => self.table_fault(fault),
             _ => 0,
         };
-        // After a table was copied, as the kernel counts: its frames have one reference more.
-        let references = self.references(&here, fault.refs, &before);
         let broke = matches!(
             fault.outcome,
             Outcome::CowCopy | Outcome::CowReuse | Outcome::TableUnshare | Outcome::TableReuse

@@ -237,6 +237,24 @@ impl AddressSpace {
         self.split(start, end, |part| Some(Mapping { prot, ..part }));
     }
 
+    /// `start..end` of the mappings is at `to` from now on.
+    pub fn remap(&mut self, start: u64, end: u64, to: u64) {
+        let inside = self.mappings.range(..end).map(|(_, mapping)| *mapping);
+        let parts: Vec<Mapping> = inside.filter_map(|m| m.cut(start, end)).collect();
+        self.unmap(start, end);
+        for part in parts {
+            let at = |address: u64| address.wrapping_sub(start).wrapping_add(to);
+            let moved = Mapping {
+                start: at(part.start),
+                end: at(part.end),
+                region: Region::Mmap,
+                ..part
+            };
+            self.unmap(moved.start, moved.end);
+            self.mappings.insert(moved.start, moved);
+        }
+    }
+
     fn split(&mut self, start: u64, end: u64, change: impl Fn(Mapping) -> Option<Mapping>) {
         let touched: Vec<Mapping> = self
             .mappings

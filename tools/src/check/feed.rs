@@ -257,12 +257,15 @@ fn translate(event: &event::Event) -> (Option<Event>, Option<Event>) {
         E::Fork(_) => return (None, done(Operation::Fork)),
         E::Map(_) => return (None, done(Operation::Map)),
         E::Unmap { .. } => return (None, done(Operation::Unmap)),
+        E::Discard { .. } => return (None, done(Operation::Discard)),
+        E::Move { .. } => return (None, done(Operation::Move)),
         E::Protect { .. } => return (None, done(Operation::Protect)),
         E::Exec { .. } => return (None, done(Operation::Exec)),
         E::Switch { .. } => return (None, done(Operation::Switch)),
         // TTBR0 says so as well.
         E::AsidNew { .. }
         | E::TablesShared { .. }
+        | E::TableOwned { .. }
         | E::Spawn { .. }
         | E::Exit { .. }
         | E::Reap { .. }

@@ -11,7 +11,7 @@ use super::place::{Place, program_name};
 use super::story::region_name;
 use super::summary::SCHEMA_VERSION;
 use super::text::{DIM, HEAD, MARK, count, plural, protection, span, styled};
-use crate::analysis::descriptor::{Descriptor, PAGE_SIZE};
+use crate::analysis::descriptor::{Descriptor, LEAVES, PAGE_SIZE};
 use crate::analysis::machine::{Change, Machine};
 use crate::analysis::stream::{Observer, State, mode_name};
 use crate::analysis::symbols::Symbols;
@@ -211,6 +211,9 @@ fn changed_space(event: &Event) -> Option<Space> {
     match event {
         Event::SpaceEnd { space, .. }
         | Event::Unmap { space, .. }
+        | Event::Discard { space, .. }
+        | Event::Move { space, .. }
+        | Event::TableOwned { space, .. }
         | Event::Protect { space, .. } => Some(*space),
         Event::Fault(fault) => Some(fault.space),
         Event::Map(map) => Some(map.space),
@@ -328,6 +331,41 @@ impl Observer for Life {
                 space, start, end, ..
             } if (start..end).contains(&page) && self.before.is_some_and(|before| before.1) => {
                 self.note(machine, time, space, 0, "unmapped".to_owned(), None);
+            }
+            Event::Discard {
+                space, start, end, ..
+            } if (start..end).contains(&page) && self.before.is_some_and(|before| before.1) => {
+                let what = "dropped by madvise; the mapping stays".to_owned();
+                self.note(machine, time, space, 0, what, None);
+            }
+            Event::Move {
+                space,
+                start,
+                end,
+                to,
+            } => {
+                let shift = to.wrapping_sub(start);
+                let what = if (start..end).contains(&page) {
+                    format!("moved to {:#x}", page.wrapping_add(shift))
+                } else if (start..end).contains(&page.wrapping_sub(shift)) {
+                    format!("moved here from {:#x}", page.wrapping_sub(shift))
+                } else {
+                    return;
+                };
+                self.note(machine, time, space, 0, what, None);
+            }
+            Event::TableOwned {
+                space,
+                start,
+                copied,
+            } if page / (LEAVES * PAGE_SIZE) == start / (LEAVES * PAGE_SIZE)
+                && self.before.is_some_and(|before| before.1) =>
+            {
+                let what = match copied {
+                    true => "its table is copied: a system call changes something below it",
+                    false => "its table is its own again: the others had gone",
+                };
+                self.note(machine, time, space, 0, what.to_owned(), None);
             }
             Event::Protect {
                 space,

@@ -117,7 +117,7 @@ impl Observer for Lines {
         let fault = match &record.event {
             Event::Fault(fault) => fault,
             // Another file may be mapped where the last place was.
-            Event::Map(_) | Event::Unmap { .. } => {
+            Event::Map(_) | Event::Unmap { .. } | Event::Move { .. } => {
                 self.last = None;
                 return;
             }

@@ -78,6 +78,47 @@ impl Pages {
             .is_some_and(|page| page.prot.allows(access) && !page.past_end())
     }
 
+    /// How many pages from a first one are mapped without a hole, at most `count`.
+    pub fn run(&self, page: usize, count: usize) -> usize {
+        (page..page + count)
+            .take_while(|at| self.0.contains_key(at))
+            .count()
+    }
+
+    pub fn discard(&mut self, page: usize, count: usize) {
+        self.0
+            .range_mut(page..page + count)
+            .for_each(|(_, page)| page.own = None);
+    }
+
+    pub fn unmap(&mut self, page: usize, count: usize) {
+        self.0.retain(|at, _| !(page..page + count).contains(at));
+    }
+
+    /// `count` pages become `new_count` at `to`; all in one mapping.
+    pub fn remap(&mut self, page: usize, count: usize, to: usize, new_count: usize, keep: bool) {
+        let kept = count.min(new_count);
+        let mut moved: Vec<Page> = (page..page + kept).map(|at| self.0[&at].clone()).collect();
+        let last = moved[kept - 1].clone();
+        moved.extend((1..=new_count - kept).map(|further| {
+            Page {
+                object: last
+                    .object
+                    .as_ref()
+                    .map(|(object, at)| (object.clone(), at + further)),
+                own: None,
+                ..last
+            }
+        }));
+        if keep {
+            self.discard(page, count);
+        } else {
+            self.unmap(page, count);
+        }
+        self.unmap(to, new_count);
+        self.0.extend((to..).zip(moved));
+    }
+
     pub fn read(&self, page: usize, offset: usize) -> u8 {
         self.0[&page].bytes()[offset]
     }

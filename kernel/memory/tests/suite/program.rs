@@ -22,6 +22,19 @@ pub enum Back {
     },
 }
 
+/// Where mremap moves.
+#[derive(Clone, Copy, Debug)]
+pub enum To {
+    /// Nowhere.
+    Here,
+    /// To a page.
+    Page(usize),
+    /// To a page, and the old range stays mapped: MREMAP_DONTUNMAP.
+    Keeping(usize),
+    /// With one page more to where that fits, and with as many as before back again.
+    AwayAndBack,
+}
+
 /// A step. Processes and CPUs are numbers modulo those that exist.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
@@ -81,6 +94,22 @@ pub enum Op {
         page: usize,
         count: usize,
         prot: u8,
+    },
+    /// MADV_DONTNEED.
+    Discard {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+    },
+    /// mremap, from `count` pages to `new_count`.
+    Remap {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+        new_count: usize,
+        to: To,
     },
     Fork {
         cpu: usize,
@@ -157,6 +186,18 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Unmap { cpu, process, page, count }),
         6 => (who(), span(), prot())
             .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),
+        4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Discard { cpu, process, page, count }),
+        8 => (who(), span(), span(), 0..6usize).prop_map(|((cpu, process), (page, count), (at, new_count), how)| {
+            let (new_count, to) = match how {
+                0 => (new_count.min(GROUP - page % GROUP), To::Here),
+                1 => (count, To::AwayAndBack),
+                // Small parts, or they overlap all the time.
+                2 => (count.min(GROUP - at % GROUP), To::Keeping(at)),
+                _ => (new_count, To::Page(at)),
+            };
+            let count = if how == 2 { new_count } else { count };
+            Op::Remap { cpu, process, page, count, new_count, to }
+        }),
         8 => (who(), page(), 0..4usize)
             .prop_map(|((cpu, process), page, mode)| Op::Fork { cpu, process, page, mode }),
         1 => who().prop_map(|(cpu, process)| Op::Exec { cpu, process }),

@@ -120,6 +120,13 @@ fn agree(cases: usize, cpus: usize, seed: u8) {
         "out-of-memory",
         "table-unshare",
         "table-reuse",
+        "discard",
+        "remap-move",
+        "remap-keep",
+        "remap-grow",
+        "remap-shrink",
+        "remap-anywhere",
+        "remap-refused",
         "rollover",
     ];
     if cpus > 1 {

@@ -327,6 +327,39 @@ fn memory(t: &Test) {
     mprotect.error("to what does not exist", [page, PAGE_SIZE, 1 << 20], EINVAL);
     mprotect.error("beyond the end", [page, usize::MAX - PAGE_SIZE, RW], ENOMEM);
 
+    let mremap = t.call("mremap", __NR_mremap);
+    let (may_move, fixed) = (MREMAP_MAYMOVE as usize, MREMAP_FIXED as usize);
+    let (unmapped, one) = (t.page.address(1), PAGE_SIZE);
+    mremap.error("at half a page", [page + 1, one, one, 0, 0], EINVAL);
+    mremap.error("to no bytes", [page, one, 0, 0, 0], EINVAL);
+    mremap.error("with bad flags", [page, one, one, 8, 0], EINVAL);
+    mremap.error(
+        "fixed, but not to be moved",
+        [page, one, one, fixed, 0],
+        EINVAL,
+    );
+    mremap.error("of nothing mapped", [unmapped, one, 2 * one, 0, 0], EFAULT);
+    mremap.error(
+        "of more than is mapped",
+        [page, 2 * one, 3 * one, may_move, 0],
+        EFAULT,
+    );
+    mremap.error(
+        "onto itself",
+        [page, one, 2 * one, may_move | fixed, page],
+        EINVAL,
+    );
+    mremap.error(
+        "to half a page",
+        [page, one, one, may_move | fixed, page + one + 1],
+        EINVAL,
+    );
+    let madvise = t.call("madvise", __NR_madvise);
+    let drop = MADV_DONTNEED as usize;
+    madvise.error("at half a page", [page + 1, one, drop], EINVAL);
+    madvise.error("of nothing mapped", [unmapped, one, drop], ENOMEM);
+    madvise.error("that does not exist", [page, one, 1 << 20], EINVAL);
+
     // brk reports no errors: it returns where the heap ends.
     // SAFETY: no Rust object lies in the heap, and none of these moves it.
     unsafe {

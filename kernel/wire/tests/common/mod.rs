@@ -375,6 +375,24 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             start,
             end
         }),
+        24 => Event::TableOwned {
+            space: next() as u32,
+            start: next(),
+            copied: next() & 1 == 1,
+        },
+        25 => fields!(Event::Discard {
+            space,
+            start,
+            end,
+            dropped,
+            freed
+        }),
+        26 => fields!(Event::Move {
+            space,
+            start,
+            end,
+            to
+        }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);

@@ -167,6 +167,10 @@ pub enum Operation {
     Fork,
     Map,
     Unmap,
+    /// Dropping pages of mappings that stay.
+    Discard,
+    /// Moving a range.
+    Move,
     Protect,
     Exec,
     Switch,
@@ -180,6 +184,8 @@ impl fmt::Display for Operation {
             Operation::Fork => f.write_str("the end of the fork"),
             Operation::Map => f.write_str("the end of the mmap"),
             Operation::Unmap => f.write_str("the end of the munmap"),
+            Operation::Discard => f.write_str("the end of the madvise"),
+            Operation::Move => f.write_str("the end of the mremap"),
             Operation::Protect => f.write_str("the end of the mprotect"),
             Operation::Exec => f.write_str("the end of the exec"),
             Operation::Switch => f.write_str("the switch to another thread"),

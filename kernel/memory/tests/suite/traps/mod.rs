@@ -8,6 +8,7 @@ mod fork;
 mod list;
 mod mapping;
 mod protect;
+mod remap;
 mod table;
 
 pub use self::list::all;

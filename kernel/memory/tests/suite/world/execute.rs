@@ -139,21 +139,54 @@ impl World {
                 let process = &mut self.processes[process % count];
                 let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
                 let prot = Prot::from_bits(prot);
-                let mapped = (page..page + pages).all(|at| process.pages.0.contains_key(&at));
+                let run = process.pages.run(page, pages);
                 let done = process.space.protect(&self.mem, start, end, prot);
                 if done == Err(MapError::OutOfMemory) && self.shortage.any() {
                     return Ok(());
                 }
-                if done.is_ok() != mapped {
-                    return Err(format!("protect says {done:?}, but mapped = {mapped}"));
+                let until = done.map(|done| done.end);
+                let expected = match run {
+                    0 => Err(MapError::NotMapped),
+                    run => Ok(start + run as u64 * PAGE_SIZE),
+                };
+                if until != expected {
+                    return Err(format!("protect up to {until:x?}, not {expected:x?}"));
                 }
-                if mapped {
-                    process
-                        .pages
-                        .0
-                        .range_mut(page..page + pages)
-                        .for_each(|(_, page)| page.prot = prot);
+                process
+                    .pages
+                    .0
+                    .range_mut(page..page + run)
+                    .for_each(|(_, page)| page.prot = prot);
+            }
+            Op::Discard {
+                cpu,
+                process,
+                page,
+                count: pages,
+            } => {
+                self.run(cpu, process % count);
+                let process = &mut self.processes[process % count];
+                let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
+                match process.space.discard(&self.mem, start, end) {
+                    Ok(done) if done.whole != (process.pages.run(page, pages) == pages) => {
+                        return Err(format!("discard says {done:?}"));
+                    }
+                    Ok(_) => process.pages.discard(page, pages),
+                    Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+                    Err(error) => return Err(format!("discard: {error}")),
                 }
+                *self.outcomes.entry("discard").or_default() += 1;
+            }
+            Op::Remap {
+                cpu,
+                process,
+                page,
+                count: pages,
+                new_count,
+                to,
+            } => {
+                self.run(cpu, process % count);
+                self.remap(process % count, page, pages, new_count, to)?;
             }
             Op::Fork {
                 cpu,

@@ -4,6 +4,7 @@
 mod access;
 mod census;
 mod execute;
+mod remap;
 mod story;
 
 use std::cell::RefCell;
