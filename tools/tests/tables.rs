@@ -269,7 +269,12 @@ fn protecting_takes_rights_of_one_owner_only() {
 /// By whole tables, which stay shared, and page by page.
 #[test]
 fn pages_move_with_their_frames() {
-    for (to, copied) in [(V + 8 * TABLE, false), (V + 8 * TABLE + PAGE, true)] {
+    for (to, copied) in [
+        (V + 8 * TABLE, false),
+        (V - 8 * TABLE, false),
+        (V + 8 * TABLE + PAGE, true),
+        (V - 8 * TABLE + PAGE, true),
+    ] {
         let mut trace = Trace::shared();
         if copied {
             trace.owned(2, V, true);
@@ -283,7 +288,7 @@ fn pages_move_with_their_frames() {
         });
         for page in PAGES {
             assert!(trace.machine.leaf(2, page).is_none());
-            let moved = trace.machine.leaf(2, page - V + to).expect("it moved");
+            let moved = trace.machine.leaf(2, page + to - V).expect("it moved");
             assert_eq!(moved.counted_frame(), Some(frame(page)));
         }
         let space = &trace.machine.spaces[&2];

@@ -342,6 +342,7 @@ pub(crate) fn take_dead(frame: Frame, _: &Flushed) -> Retired {
 /// Takes what an entry refers to out of it, to put it elsewhere as it is. The entry is broken, or
 /// lies in a table that is. `None`: it is empty.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn take_to_move<M: Mmu>(mmu: &M, slot: Slot, _: &Flushed) -> Option<Moved> {
     let old = slot.read(mmu);
     if let Some(leaf) = unbroken(old) {
@@ -359,6 +360,7 @@ pub(crate) struct Moved(u64);
 /// A descriptor in its new, empty entry. Nothing has to be ordered before it: the frame and its
 /// contents were published where it comes from. `publish` follows the last.
 #[inline]
+#[cfg_attr(feature = "mutate", track_caller)]
 pub(crate) fn put<M: Mmu>(mmu: &M, slot: Slot, moved: Moved) {
     debug_assert_eq!(slot.read(mmu), 0, "put over something");
     slot.write(mmu, moved.0);

@@ -229,6 +229,7 @@ impl AddressSpace {
                 Ok(())
             });
         let mut spare = Vec::new();
+        refuse!(Err(OutOfMemory));
         spare.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
         while spare.len() < count {
             let Some(table) = mem.take_table() else {

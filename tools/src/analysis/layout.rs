@@ -435,8 +435,8 @@ impl Machine {
     /// A range has moved: tables go whole where the kernel moves them so, else leaf by leaf.
     pub(super) fn move_pages(&mut self, space: Space, range: Range<u64>, to: u64) {
         for (slot, part) in self.covered(space, &range) {
-            let shift = to.wrapping_sub(range.start) / PAGE_SIZE;
-            let target = (slot * LEAVES + part.start as u64).wrapping_add(shift);
+            let page = slot * LEAVES + part.start as u64;
+            let target = to / PAGE_SIZE + (page - range.start / PAGE_SIZE);
             if part.len() as u64 == LEAVES && target.is_multiple_of(LEAVES) {
                 let slots = &mut self.space_mut(space).slots;
                 if let Some(table) = slots.remove(&slot) {

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{asid, fault, file, fork, mapping, protect, table};
+use super::{asid, fault, file, fork, mapping, protect, remap, table};
 
 /// A test and its name.
 type Test = (&'static str, fn());
@@ -44,6 +44,7 @@ const TRAPS: &[Trap] = &[
         tests: tests![
             fault::a_write_retried_after_its_page_was_dropped_is_a_write_again,
             file::a_private_file_page_is_copied_at_the_first_write_and_never_written_back,
+            remap::madvise_against_a_write_never_reaches_the_file,
         ],
         booted: &[],
     },
@@ -74,7 +75,10 @@ const TRAPS: &[Trap] = &[
     core(
         "CVE-2018-18281, CVE-2021-29626, Linux 60bae7370896, Uros 385: freed, or its lock let go, \
          before the flush",
-        tests![mapping::unmapping_frees_nothing_before_every_cpu_has_forgotten_it],
+        tests![
+            mapping::unmapping_frees_nothing_before_every_cpu_has_forgotten_it,
+            remap::mremap_flushes_before_anything_is_used_again,
+        ],
     ),
     core(
         "CVE-2021-4002, CVE-2025-38084, CVE-2025-38085, CVE-2026-23100: shared page tables",
@@ -83,6 +87,8 @@ const TRAPS: &[Trap] = &[
             table::unmapping_and_protecting_part_of_a_shared_table_touch_only_the_caller,
             table::a_child_that_left_gives_the_table_back_with_one_fault,
             table::the_others_leave_while_a_table_is_copied,
+            remap::a_shared_table_moves_whole,
+            remap::moving_and_discarding_can_run_out_of_memory_and_change_nothing,
         ],
     ),
     core(
@@ -219,6 +225,7 @@ const TRAPS: &[Trap] = &[
         "Ranges and accesses that programs make up",
         tests![
             mapping::ranges_from_programs_are_checked,
+            remap::bad_places,
             fault::denials_say_why,
         ],
     ),

@@ -33,7 +33,7 @@ fn remap(world: &mut World, process: usize, page: usize, count: usize, to: usize
 /// CVE-2018-18281: other CPUs still hold the old place's entries when the pages have moved, and
 /// what the frames hold belongs to the new place.
 #[test]
-fn mremap_flushes_before_anything_is_used_again() {
+pub fn mremap_flushes_before_anything_is_used_again() {
     let mut world = world(3);
     for cpu in 0..3 {
         touch(&mut world, cpu, 0, 1, Access::Write, 7);
@@ -60,7 +60,7 @@ fn mremap_flushes_before_anything_is_used_again() {
 /// CVE-2016-5195 (Dirty COW): the kernel writes a private page of a file, which is dropped between
 /// the steps of that. Whatever the order, the write ends in a copy.
 #[test]
-fn madvise_against_a_write_never_reaches_the_file() {
+pub fn madvise_against_a_write_never_reaches_the_file() {
     let mut world = world(2);
     world.map(0, 0, 1, RW, FILE).unwrap();
     world.map(0, 2, 1, RW, FILE).unwrap();
@@ -89,7 +89,7 @@ fn madvise_against_a_write_never_reaches_the_file() {
 
 /// The table goes by its entry, and stays shared: nothing is copied, nothing else changes hands.
 #[test]
-fn a_shared_table_moves_whole() {
+pub fn a_shared_table_moves_whole() {
     let mut world = world(1);
     world.mem.share_from = 1;
     let span = 512 * PAGE_SIZE;
@@ -139,7 +139,7 @@ fn a_shared_table_moves_whole() {
 }
 
 #[test]
-fn moving_and_discarding_can_run_out_of_memory_and_change_nothing() {
+pub fn moving_and_discarding_can_run_out_of_memory_and_change_nothing() {
     for shared in [false, true] {
         let mut world = world(1);
         world.mem.share_from = 1;
@@ -178,7 +178,7 @@ fn moving_and_discarding_can_run_out_of_memory_and_change_nothing() {
 
 /// No place grows into a neighbour, wraps around, or leaves user space.
 #[test]
-fn bad_places() {
+pub fn bad_places() {
     let mut world = world(1);
     let (space, mem) = (&mut world.processes[0].space, &world.mem);
     let remap = Remap {

@@ -172,7 +172,7 @@ impl World {
                         return Err(format!("discard says {done:?}"));
                     }
                     Ok(_) => process.pages.discard(page, pages),
-                    Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+                    Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
                     Err(error) => return Err(format!("discard: {error}")),
                 }
                 *self.outcomes.entry("discard").or_default() += 1;

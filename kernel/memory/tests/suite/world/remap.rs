@@ -33,7 +33,7 @@ impl World {
                 keep,
             },
         );
-        if done == Err(MapError::OutOfMemory) && !self.hogs.is_empty() {
+        if done == Err(MapError::OutOfMemory) && self.shortage.any() {
             return Ok(());
         }
         let start = done.map(|done| done.start);
@@ -108,12 +108,12 @@ impl World {
         let space = &mut self.processes[process].space;
         match space.remap(&self.mem, remap) {
             Ok(done) if expected.is_ok() => remap.start = done.start,
-            Err(MapError::OutOfMemory) if !self.hogs.is_empty() => return Ok(()),
+            Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
             Err(error) if expected == Err(error) => return Ok(()),
             done => return Err(format!("remap says {done:?}, not {expected:?}")),
         }
         self.check()?;
-        for hog in self.hogs.drain(..) {
+        for hog in self.shortage.hogs.drain(..) {
             self.mem.free(hog);
         }
         let space = &mut self.processes[process].space;
@@ -124,6 +124,13 @@ impl World {
         (remap.len, remap.new_len) = (len + PAGE_SIZE, len);
         match space.remap(&self.mem, remap) {
             Ok(done) if done.start == va(page) => Ok(()),
+            // Refused once, it is not again.
+            Err(MapError::OutOfMemory) if self.shortage.any() => {
+                match space.remap(&self.mem, remap) {
+                    Ok(done) if done.start == va(page) => Ok(()),
+                    done => Err(format!("remap back says {done:?}")),
+                }
+            }
             done => Err(format!("remap back says {done:?}")),
         }
     }

@@ -119,6 +119,32 @@ impl World {
                 let pages = pages(page, count);
                 format!("{} mprotect {pages} {}", on(cpu, process), rights(prot))
             }
+            Op::Discard {
+                cpu,
+                process,
+                page,
+                count,
+            } => {
+                format!(
+                    "{} madvise DONTNEED {}",
+                    on(cpu, process),
+                    pages(page, count)
+                )
+            }
+            Op::Remap {
+                cpu,
+                process,
+                page,
+                count,
+                new_count,
+                to,
+            } => {
+                format!(
+                    "{} mremap {} to {new_count} pages, {to:?}",
+                    on(cpu, process),
+                    pages(page, count)
+                )
+            }
             Op::Fork {
                 cpu,
                 process,
