@@ -58,8 +58,7 @@ fn output_and_status() {
     compare(&["hello", "too", "many"], all);
     compare(&["hello", "--help"], all);
     compare(&["pipes"], all);
-    compare(&["mapping"], all);
-    compare(&["remap", "--no-dontunmap"], all);
+    compare(&["remap", "--user-mode"], all);
     compare(&["fp"], all);
     compare(&["isolation", "50", "16", "3"], all);
     compare(&["forkbomb", "20"], all);

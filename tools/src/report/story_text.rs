@@ -200,9 +200,9 @@ fn fork_line(fork: &Fork) -> String {
     let by_tables = match event.tables_shared {
         0 => String::new(),
         tables => format!(
-            " ({} of them below {} that APTable[1] write-protects)",
+            " ({} by {} under APTable[1])",
             count(fork.below),
-            plural(tables, "shared table")
+            plural(tables, "table")
         ),
     };
     format!(
