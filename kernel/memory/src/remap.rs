@@ -138,7 +138,7 @@ impl AddressSpace {
         let moved = to.len.min(to.new_len);
         let source = to.start..to.start + moved;
         let (mmu, root) = (&mem.mmu, self.root);
-        let by_table = |chunk: &Chunk| chunk.whole() && (at ^ source.start) % L3_SPAN == 0;
+        let by_table = |chunk: &Chunk| chunk.whole() && (at ^ source.start).is_multiple_of(L3_SPAN);
         // All that can fail.
         self.mappings.reserve(8)?;
         self.own_edges(mem, target.start, target.end)?;
