@@ -16,6 +16,7 @@ pub fn leaving_out<T>(site: Option<Site>, f: impl FnOnce() -> T) -> T {
     result
 }
 
+type Meanwhile = dyn FnOnce(&RefCell<Machine>);
 type AtCopies = dyn FnMut(&mut Machine);
 
 /// The machine behind the seam. Single-threaded: the simulated CPUs take turns.
@@ -24,7 +25,7 @@ pub struct Sim {
     /// How often each barrier and TLBI was executed, by name.
     pub executed: RefCell<BTreeMap<&'static str, u64>>,
     /// What another CPU does before the next barrier.
-    pub meanwhile: RefCell<Option<Box<dyn FnOnce(&RefCell<Machine>)>>>,
+    pub meanwhile: RefCell<Option<Box<Meanwhile>>>,
     /// What another CPU does before each frame is copied.
     pub at_copies: RefCell<Option<Box<AtCopies>>>,
 }

@@ -220,7 +220,7 @@ pub fn a_freed_table_is_in_no_walk_cache_when_its_frame_becomes_a_page() {
     let mut world = World::new(3, 24, 1);
     for round in 0..8 {
         for (page, cpu) in [(0, 0), (8, 1), (0, 2), (8, 0), (4, 1), (12, 2)] {
-            if world.processes[0].pages.0.get(&page).is_none() {
+            if !world.processes[0].pages.0.contains_key(&page) {
                 world.map(0, page, 8, RW, Back::Anonymous).unwrap();
             }
             touch(&mut world, cpu, 0, page, Access::Write, round);
