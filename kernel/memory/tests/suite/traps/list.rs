@@ -116,6 +116,7 @@ const TRAPS: &[Trap] = &[
         tests![
             fork::a_cow_page_forked_again_stays_writable_for_all,
             table::a_classic_fork_of_a_shared_table_leaves_nothing_writable,
+            table::the_last_owner_of_a_table_does_not_get_pages_that_were_forked_one_by_one,
         ],
     ),
     Trap {

@@ -246,3 +246,21 @@ pub fn a_freed_table_is_in_no_walk_cache_when_its_frame_becomes_a_page() {
     }
     world.finish().unwrap();
 }
+
+#[test]
+pub fn the_last_owner_of_a_table_does_not_get_pages_that_were_forked_one_by_one() {
+    for mode in [ForkMode::Classic, ForkMode::Eager] {
+        let mut world = shared(2);
+        // The leaves in the table that two share lose what the third must not see used.
+        world.fork(0, mode).unwrap();
+        exit(&mut world, 1);
+        for page in 0..4 {
+            assert!(
+                write(&mut world, 0, page, 9).is_some(),
+                "{mode:?}: page {page}"
+            );
+            assert_eq!(read(&mut world, 1, page), None);
+        }
+        world.finish().unwrap();
+    }
+}
