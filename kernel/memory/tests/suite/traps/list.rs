@@ -87,6 +87,7 @@ const TRAPS: &[Trap] = &[
             table::unmapping_and_protecting_part_of_a_shared_table_touch_only_the_caller,
             table::a_child_that_left_gives_the_table_back_with_one_fault,
             table::the_others_leave_while_a_table_is_copied,
+            table::discarding_all_of_a_shared_table_leaves_it_to_the_others,
             remap::a_shared_table_moves_whole,
             remap::moving_and_discarding_can_run_out_of_memory_and_change_nothing,
         ],
@@ -217,6 +218,7 @@ const TRAPS: &[Trap] = &[
         "Instruction caches (managarm 772, CRIU 2689, elfuse 24)",
         tests![
             protect::code_is_cleaned_once_and_again_after_it_was_written,
+            protect::code_that_an_eager_fork_makes_writable_again_is_cleaned_again,
             file::a_file_that_is_cut_off_has_zeros_there_and_is_cleaned_again,
             file::code_that_is_written_through_a_shared_mapping_is_cleaned_where_it_is_mapped_next,
             protect::a_page_is_never_writable_and_executable_at_once,

@@ -92,3 +92,18 @@ pub fn a_page_is_never_writable_and_executable_at_once() {
     }
     world.finish().unwrap();
 }
+
+#[test]
+pub fn code_that_an_eager_fork_makes_writable_again_is_cleaned_again() {
+    let mut world = world(1);
+    world.map(0, 1, 1, RWX, Back::Anonymous).unwrap();
+    write(&mut world, 0, 1, 1);
+    touch(&mut world, 0, 0, 1, Access::Exec, 0);
+    protect(&mut world, 0, 1, RW);
+    world.fork(0, ForkMode::Eager).unwrap();
+    assert_eq!(write(&mut world, 0, 1, 2), None);
+    protect(&mut world, 0, 1, RWX);
+    touch(&mut world, 0, 0, 1, Access::Exec, 0);
+    assert_eq!(world.executed("IC IVAU"), 2);
+    world.finish().unwrap();
+}

@@ -90,6 +90,11 @@ pub fn madvise_against_a_write_never_reaches_the_file() {
 /// The table goes by its entry, and stays shared: nothing is copied, nothing else changes hands.
 #[test]
 pub fn a_shared_table_moves_whole() {
+    [false, true].into_iter().for_each(move_shared_table);
+}
+
+/// `keep`: the old place stays mapped, and is empty.
+fn move_shared_table(keep: bool) {
     let mut world = world(1);
     world.mem.share_from = 1;
     let span = 512 * PAGE_SIZE;
@@ -115,7 +120,7 @@ pub fn a_shared_table_moves_whole() {
         len: span,
         new_len: span,
         place: Place::At(to),
-        keep: false,
+        keep,
     };
     let done = child.remap(&world.mem, remap).unwrap();
     let moved = Remapped {
@@ -126,8 +131,13 @@ pub fn a_shared_table_moves_whole() {
     };
     assert_eq!(done, moved);
     assert_eq!(world.mem.frames.free_count(), free);
+    // Nothing is left of it where it was.
+    world.adopt(child);
+    world.check().unwrap();
+    let mut child = world.processes.pop().unwrap().space;
     write(&mut child, &world.mem, to + 5, 2);
     let mut seen = [0];
+    let space = &mut world.processes[0].space;
     space.read(&world.mem, from + span + 5, &mut seen).unwrap();
     assert_eq!(seen, [1], "the child wrote its own page");
     child.destroy(&world.mem);

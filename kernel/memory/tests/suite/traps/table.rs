@@ -264,3 +264,20 @@ pub fn the_last_owner_of_a_table_does_not_get_pages_that_were_forked_one_by_one(
         world.finish().unwrap();
     }
 }
+
+#[test]
+pub fn discarding_all_of_a_shared_table_leaves_it_to_the_others() {
+    let mut world = shared(2);
+    let free = world.mem.frames.free_count();
+    let space = &mut world.processes[1].space;
+    let discarded = space.discard(&world.mem, 0, 2 << 20).unwrap();
+    assert_eq!((discarded.dropped.dropped, discarded.dropped.freed), (4, 0));
+    assert_eq!(world.mem.frames.free_count(), free, "nothing is copied");
+    world.processes[1].pages.discard(0, 4);
+    world.check().unwrap();
+    for page in 0..4 {
+        assert_eq!(read(&mut world, 1, page), Some(Outcome::ZeroPage));
+        assert_eq!(read(&mut world, 0, page), None);
+    }
+    world.finish().unwrap();
+}
