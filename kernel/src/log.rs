@@ -1,7 +1,8 @@
 //! The `defmt` logger: collects a frame, hands it to the trace.
 
+use crate::arch::cpu;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Longest log frame, bytes.
 const CAPACITY: usize = 512;
@@ -13,7 +14,8 @@ struct Buffer {
 }
 
 struct Logger {
-    taken: AtomicBool,
+    /// The CPU that logs, plus one; 0: none.
+    taken: AtomicUsize,
     buffer: UnsafeCell<Buffer>,
 }
 
@@ -21,7 +23,7 @@ struct Logger {
 unsafe impl Sync for Logger {}
 
 static LOGGER: Logger = Logger {
-    taken: AtomicBool::new(false),
+    taken: AtomicUsize::new(0),
     buffer: UnsafeCell::new(Buffer {
         bytes: [0; CAPACITY],
         len: 0,
@@ -37,10 +39,15 @@ struct Global;
 // a bug in its `Format`, and it panics.
 unsafe impl defmt::Logger for Global {
     fn acquire() {
-        assert!(
-            !LOGGER.taken.swap(true, Ordering::Acquire),
-            "logging inside of logging"
-        );
+        let me = cpu::id() + 1;
+        while let Err(other) =
+            LOGGER
+                .taken
+                .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+        {
+            assert!(other != me, "logging inside of logging");
+            cpu::relax();
+        }
         // SAFETY: held since the line above.
         let buffer = unsafe { &mut *LOGGER.buffer.get() };
         buffer.len = 0;
@@ -56,7 +63,7 @@ unsafe impl defmt::Logger for Global {
         if !overflowed {
             crate::trace::log(&buffer.bytes[..buffer.len]);
         }
-        LOGGER.taken.store(false, Ordering::Release);
+        LOGGER.taken.store(0, Ordering::Release);
         if overflowed {
             defmt::warn!("a log frame of more than {=usize} bytes is lost", CAPACITY);
         }

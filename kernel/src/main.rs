@@ -43,9 +43,13 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
     arch::setup::memory(&mut board, asid_bits).unwrap_or_else(stop);
     let board = board::set(board);
 
-    // One core runs. The others must not burn the host's time, or run wild.
-    let parked = arch::park::park_all(board);
+    // The other cores.
     driver::interrupt::init(board).unwrap_or_else(stop);
+    arch::secondary::start_all(board, most_cpus(board));
+    let cpus = arch::secondary::online();
+    if cpus < board.cpus.min(most_cpus(board)) {
+        defmt::warn!("{=usize} of {=usize} cores run", cpus, board.cpus);
+    }
 
     let memory = arch::mmu::memory();
     defmt::info!(
@@ -57,9 +61,8 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
         arch::cpu::midr(),
     );
     defmt::info!(
-        "{=usize} cores, {=usize} parked; {=u64} MiB of RAM, {=u64} frames free; {=u8}-bit ASIDs",
-        board.cpus,
-        parked,
+        "{=usize} cores; {=u64} MiB of RAM, {=u64} frames free; {=u8}-bit ASIDs",
+        cpus,
         board.ram.bytes() >> 20,
         memory.frames.free_count(),
         asid_bits,
@@ -72,12 +75,21 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
 /// ASID width: what the core has, or less by `asid_bits=` (so that tests run out of them).
 fn asid_bits(bootargs: &str) -> u8 {
     let most = arch::cpu::asid_bits();
+    argument(bootargs, "asid_bits=").map_or(most, |bits: u8| bits.clamp(1, most))
+}
+
+/// How many cores are to run: `maxcpus=`, else all.
+fn most_cpus(board: &board::Board) -> usize {
+    argument(board.bootargs, "maxcpus=").map_or(usize::MAX, |most: usize| most.max(1))
+}
+
+/// The value of a boot argument that is needed before the others.
+fn argument<T: core::str::FromStr>(bootargs: &str, name: &str) -> Option<T> {
     bootargs
         .split_ascii_whitespace()
         .take_while(|&argument| argument != "--")
-        .find_map(|argument| argument.strip_prefix("asid_bits="))
-        .and_then(|bits| bits.parse().ok())
-        .map_or(most, |bits: u8| bits.clamp(1, most))
+        .find_map(|argument| argument.strip_prefix(name))
+        .and_then(|value| value.parse().ok())
 }
 
 /// The boot cannot go on.

@@ -1,19 +1,37 @@
 //! Panics: plain text on the wire (text between frames is allowed there), then the end.
 
-use crate::arch::{layout, trap, trap::TrapFrame};
+use crate::arch::{cpu, layout, secondary, trap, trap::TrapFrame};
 use crate::driver::{exit, uart};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The machine's exit code after a panic.
 const EXIT_CODE: i32 = 101;
 
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// How long the other cores have to leave the kernel, microseconds. Those that do not, and wait for
+/// a lock, say nothing.
+const PATIENCE: u64 = 100_000;
 
-/// A second panic says nothing more: whatever it would print with is what failed.
+/// The core that panics, plus one; 0: none.
+static PANICKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Stops a core that would speak on the wire while another one panics.
+#[inline]
+pub fn be_silent() {
+    let panicking = PANICKING.load(Ordering::Relaxed);
+    if panicking != 0 && panicking != cpu::id() + 1 {
+        secondary::stop();
+    }
+}
+
+/// A second panic says nothing more: whatever it would print with is what failed. Nor does one on
+/// another core.
 fn begin() -> uart::Text<'static> {
-    if PANICKING.swap(true, Ordering::Relaxed) {
-        exit(EXIT_CODE);
+    let me = cpu::id() + 1;
+    match PANICKING.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => secondary::stop_others(PATIENCE),
+        Err(other) if other == me => exit(EXIT_CODE),
+        Err(_) => secondary::stop(),
     }
     let mut text = uart::Text(uart::wire_uart());
     // Ends a frame that was cut off, so that the tools see text.
@@ -29,7 +47,8 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     // The port cannot fail.
     let _ = writeln!(
         text,
-        "kernel {info}\nESR {esr:#x} FAR {far:#x} (of the last exception)"
+        "kernel {info}\nCPU {}, ESR {esr:#x} FAR {far:#x} (of the last exception)",
+        cpu::id()
     );
     let fp: u64;
     // SAFETY: reads the frame pointer.
@@ -41,7 +60,7 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
 /// An exception that nobody can handle.
 pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     let mut text = begin();
-    let _ = writeln!(text, "kernel panic: {what}");
+    let _ = writeln!(text, "kernel panic: {what}, on CPU {}", cpu::id());
     let _ = writeln!(
         text,
         "pc  {:#018x} sp  {:#018x} pstate {:#x}\nesr {esr:#x} (class {:#x}) far {far:#018x}",

@@ -79,7 +79,7 @@ impl Trace {
             Body::Batch(batch) => {
                 for record in batch.records() {
                     match record {
-                        Ok(record) => self.records.push((envelope.cpu, record)),
+                        Ok(record) => self.records.push((record.cpu, record)),
                         Err(_) => self.unreadable += 1,
                     }
                 }

@@ -45,22 +45,26 @@ fn cpu_models() {
         ("cortex-a72", 0xd08),
         ("cortex-a76", 0xd0b),
     ] {
-        let run = runs(Boot::on(Board::Virt).cpu(model), 4, 1024);
+        let run = runs(Boot::on(Board::Virt).cpus(4).cpu(model), 4, 1024);
         assert_eq!(part(&run), (ARM, number), "{model}");
         assert!(board(&run).contains("virt"), "{}", board(&run));
     }
     // Whatever this QEMU knows of the architecture.
-    let run = runs(Boot::on(Board::Virt).cpu("max"), 4, 1024);
+    let run = runs(Boot::on(Board::Virt).cpus(2).cpu("max"), 2, 1024);
     assert_eq!(part(&run), (0, 0x51));
 }
 
 #[test]
 fn interrupt_controllers_and_exception_levels() {
     for gic in [2, 3] {
-        runs(Boot::on(Board::Virt).gic(gic), 4, 1024);
-        runs(Boot::on(Board::Virt).gic(gic).el2(), 4, 1024);
+        runs(Boot::on(Board::Virt).cpus(4).gic(gic), 4, 1024);
+        runs(Boot::on(Board::Virt).cpus(4).gic(gic).el2(), 4, 1024);
     }
-    runs(Boot::on(Board::Virt).cpu("max").gic(3).el2(), 4, 1024);
+    runs(
+        Boot::on(Board::Virt).cpus(4).cpu("max").gic(3).el2(),
+        4,
+        1024,
+    );
 }
 
 #[test]

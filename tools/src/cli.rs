@@ -69,7 +69,7 @@ pub struct RunArgs {
     /// CPU model (virt only; see `qemu-system-aarch64 -cpu help`) [default: cortex-a72]
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
-    /// Number of CPUs [default: 4]
+    /// Number of CPUs [default: 1 on virt; the Raspberry Pis have 4]
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
     /// RAM, such as 512M or 2G [default: what the board has; virt 1G]

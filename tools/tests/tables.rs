@@ -30,6 +30,7 @@ impl Trace {
     fn event(&mut self, event: Event) {
         self.time += 1;
         self.machine.apply(&Record {
+            cpu: 0,
             time: self.time,
             tid: 1,
             event,

@@ -24,6 +24,8 @@ pub use order::{Order, assert_none_held, number_cpus_by};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Rank {
+    /// What the trace tells of again and again.
+    Rotation,
     /// The position of an open file: held while the program's memory is read and written.
     FilePosition,
     /// A process's file descriptors.
@@ -53,6 +55,8 @@ pub enum Rank {
     KernelTables,
     /// The stream of the trace: any event may end up there, so all that emits events lies above.
     Output,
+    /// What numbers in the trace stand for, on the way to it.
+    Metas,
     /// A CPU's cache of frames.
     FrameCache,
     /// The frames that no CPU has in its cache.

@@ -1,13 +1,65 @@
-//! The core itself: identification, features, waiting.
+//! The core itself: identification, features, waiting; and where it keeps what is its own.
 
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::*;
 use core::arch::asm as instruction;
+use core::cell::Cell;
+use core::mem::offset_of;
+
+/// Cores that are used at most.
+pub const MAX_CPUS: usize = 16;
+
+/// What a core has of its own at this level. TPIDR_EL1 holds its address, which is also that of
+/// the scheduler's `Cpu`, whose first field it is.
+#[repr(C)]
+pub struct Local {
+    number: usize,
+    /// Where its first stack begins, and the one that reports the overflow of another.
+    stack: Cell<*const u8>,
+    emergency: Cell<*const u8>,
+    /// TLBIs it has issued.
+    pub(super) tlbis: Cell<u64>,
+}
+
+/// Offsets for assembly.
+pub(super) const LOCAL_STACK: usize = offset_of!(Local, stack);
+pub(super) const LOCAL_EMERGENCY: usize = offset_of!(Local, emergency);
+
+impl Local {
+    /// Of the core with this number, 0 being the boot core.
+    pub const fn new(number: usize) -> Self {
+        Self {
+            number,
+            stack: Cell::new(core::ptr::null()),
+            emergency: Cell::new(super::trap::BOOT_EMERGENCY_TOP),
+            tlbis: Cell::new(0),
+        }
+    }
+
+    /// Gives it its stacks (their tops), before it starts.
+    pub(super) fn set_stacks(&self, stack: u64, emergency: u64) {
+        self.stack.set(stack as *const u8);
+        self.emergency.set(emergency as *const u8);
+    }
+}
+
+/// What this core has of its own. Meaningless as soon as the caller may have moved to another core:
+/// that happens in `context::switch` only.
+#[inline(always)]
+pub fn local() -> *const Local {
+    let local: *const Local;
+    // SAFETY: reads a register. Not `pure`: another core's value after a switch is another value.
+    unsafe {
+        instruction!("mrs {}, tpidr_el1", out(reg) local, options(nomem, nostack, preserves_flags));
+    }
+    local
+}
 
 /// Number of this core, counted from 0 (the boot core) in the order of starting.
-#[inline]
+#[inline(always)]
 pub fn id() -> usize {
-    TPIDR_EL1.get() as usize
+    // SAFETY: the head, or `secondary`, put the address of a static there; the number is constant.
+    unsafe { (*local()).number }
 }
 
 /// MIDR_EL1.
@@ -116,6 +168,26 @@ pub fn wait_for_interrupt() {
 
 fn barrier() {
     asm::barrier::dsb(asm::barrier::SY);
+}
+
+/// Completes stores, for a core that is started next.
+pub fn publish() {
+    barrier();
+}
+
+/// Makes what this core stored before visible to the others before what it reads next: for a store
+/// and a load that another core makes the other way round.
+#[inline]
+pub fn fence() {
+    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// While another core does something that is over soon. YIELD, not ISB as in `spin_loop`: QEMU
+/// goes on with another virtual CPU where it simulates them one at a time.
+#[inline]
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { instruction!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
 /// Sleeps for good.

@@ -99,6 +99,16 @@ at_el1:
     b.lo    3b
     dsb     sy
 
+    mov     x0, x23
+    ldr     x8, =high_entry
+    b       mmu_on
+
+// Turns the MMU and the caches on with the tables that x23 starts, by way of the identity root in
+// x0, and goes on at x8. Each core sets up what it has itself.
+mmu_on:
+    msr     ttbr0_el1, x0
+    add     x0, x23, #3 * 4096
+    msr     ttbr1_el1, x0
     ldr     x0, ={MAIR}
     msr     mair_el1, x0
     // TCR: physical address size and ASID width by what the core has.
@@ -114,9 +124,6 @@ at_el1:
     cset    x2, eq
     orr     x0, x0, x2, lsl #36
     msr     tcr_el1, x0
-    msr     ttbr0_el1, x23
-    add     x0, x23, #3 * 4096
-    msr     ttbr1_el1, x0
     isb
     tlbi    vmalle1
     ic      iallu
@@ -128,7 +135,6 @@ at_el1:
     tst     x1, #(0xf << 20)
     cset    x1, eq
     orr     x0, x0, x1, lsl #23
-    ldr     x8, =high_entry
     msr     sctlr_el1, x0
     isb
     br      x8
@@ -192,19 +198,26 @@ drop_to_el1:
     msr     elr_el2, x30
     eret
 
-// A secondary core, MMU off, at EL2 or EL1: says that it is here, and sleeps for good.
-// Not in WFE: QEMU spins there, which costs the host a core each.
+// A secondary core, MMU off, at EL2 or EL1: takes over the tables of the boot core.
     .global secondary_entry
 secondary_entry:
     msr     daifset, #15
-    adrp    x1, PARKING
-    add     x1, x1, :lo12:PARKING
-    ldr     x2, [x1]                    // whose turn it is: cores are started one at a time
-    add     x3, x1, #{PARKING_REPORTS}
-    mrs     x4, mpidr_el1
-    orr     x4, x4, #(1 << 31)          // RES1, and never zero
-    str     x4, [x3, x2, lsl #3]
-    dsb     sy
+    mrs     x22, CurrentEL
+    lsr     x22, x22, #2
+    cmp     x22, #2
+    b.lo    1f
+    b.hi    park
+    adr     x30, 1f
+    b       drop_to_el1
+1:  ldr     x0, ={SCTLR_OFF}
+    msr     sctlr_el1, x0
+    isb
+    adrp    x23, __boot_tables
+    adrp    x0, IDENTITY_ROOT
+    ldr     x8, =secondary_high_entry
+    b       mmu_on
+
+// Not in WFE: QEMU spins there, which costs the host a core each.
 park:
     wfi
     b       park
@@ -220,7 +233,9 @@ high_entry:
     adrp    x0, exception_vectors
     add     x0, x0, :lo12:exception_vectors
     msr     vbar_el1, x0
-    msr     tpidr_el1, xzr              // CPU 0
+    adrp    x0, CPUS                    // CPU 0's
+    add     x0, x0, :lo12:CPUS
+    msr     tpidr_el1, x0
     isb
     adrp    x0, __bss_start
     add     x0, x0, :lo12:__bss_start
@@ -236,3 +251,26 @@ high_entry:
     mov     x29, xzr
     mov     x30, xzr
     bl      kernel_main
+
+// The same for a secondary core. Cores are started one at a time: what is waiting is for this one,
+// or for one that took too long.
+    .global secondary_high_entry
+secondary_high_entry:
+    adrp    x0, exception_vectors
+    add     x0, x0, :lo12:exception_vectors
+    msr     vbar_el1, x0
+    isb
+    adrp    x1, STARTING
+    add     x1, x1, :lo12:STARTING
+1:  ldaxr   x0, [x1]
+    stlxr   w2, xzr, [x1]
+    cbnz    w2, 1b
+    cbz     x0, 2f
+    msr     tpidr_el1, x0
+    ldr     x1, [x0, #{LOCAL_STACK}]
+    mov     sp, x1
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      secondary_main
+2:  wfi
+    b       2b

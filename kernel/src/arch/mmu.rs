@@ -3,7 +3,7 @@
 use super::layout;
 use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use memory::{Barrier, Frame, Memory, Mmu, Tlbi};
 use spin::Once;
 use wire::event;
@@ -22,8 +22,6 @@ const DIC: u32 = 1 << 3;
 const VIPT: u32 = 1 << 4;
 
 static FLAGS: AtomicU32 = AtomicU32::new(0);
-/// TLBIs this CPU has issued. One writer (this CPU, not preemptible here): no read-modify-write.
-static TLBIS: AtomicU64 = AtomicU64::new(0);
 static TRACED: AtomicBool = AtomicBool::new(false);
 static MEMORY: Once<Memory<Arch>> = Once::new();
 
@@ -31,7 +29,8 @@ static MEMORY: Once<Memory<Arch>> = Once::new();
 #[derive(Clone, Copy, Debug)]
 pub struct Arch;
 
-/// Decides by the core's identification what maintenance it needs.
+/// Decides by the core's identification what maintenance it needs: each core at its start, and all
+/// do what any of them needs.
 pub fn init() {
     let midr = super::cpu::midr();
     let (implementer, part) = (midr >> 24, (midr >> 4) & 0xfff);
@@ -56,7 +55,14 @@ pub fn init() {
     if (ctr >> 14) & 3 == 2 {
         flags |= VIPT;
     }
-    FLAGS.store(flags, Ordering::Relaxed);
+    // Less maintenance only where no core needs it.
+    const ABLE: u32 = IDC | DIC;
+    let mut all = FLAGS.load(Ordering::Relaxed);
+    if super::cpu::id() == 0 {
+        all = flags;
+    }
+    let able = all & flags & ABLE;
+    FLAGS.store((all | flags) & !ABLE | able, Ordering::Relaxed);
 }
 
 /// Installs the machine's memory. Once, at boot.
@@ -86,7 +92,8 @@ pub fn set_traced(on: bool) {
 /// TLBI instructions this CPU has issued since boot.
 #[inline]
 pub fn tlbi_count() -> u64 {
-    TLBIS.load(Ordering::Relaxed)
+    // SAFETY: this CPU's own, which nobody else touches.
+    unsafe { (*super::cpu::local()).tlbis.get() }
 }
 
 /// Switches to the address space of `ttbr0` (ASID << 48 | root): no TLB flush.
@@ -112,6 +119,16 @@ pub fn activate(ttbr0: u64) {
 /// Leaves any address space: an empty root, ASID 0. No lazy TLB.
 pub fn deactivate() {
     activate(reserved_ttbr0());
+}
+
+/// On a secondary core, once it runs at the linked address: forgets the identity map.
+pub(super) fn leave_identity_map() {
+    TTBR0_EL1.set(reserved_ttbr0());
+    Arch.barrier(Barrier::Isb);
+    // The identity map is global: it would hit in every address space.
+    Arch.tlbi(Tlbi::Vmalle1);
+    Arch.barrier(Barrier::DsbNsh);
+    Arch.barrier(Barrier::Isb);
 }
 
 /// The TTBR0 value of no address space: the head's identity root, emptied, and ASID 0.
@@ -264,7 +281,9 @@ impl Mmu for Arch {
             issue(op);
             issued = 2;
         }
-        TLBIS.store(TLBIS.load(Ordering::Relaxed) + issued, Ordering::Relaxed);
+        // SAFETY: this CPU's own, which nobody else touches; the kernel is not preempted.
+        let count = unsafe { &(*super::cpu::local()).tlbis };
+        count.set(count.get() + issued);
         record(|| event::Event::Tlbi {
             op: match op {
                 Tlbi::Vale1 { .. } => event::TlbiOp::Vale1,

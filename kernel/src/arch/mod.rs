@@ -6,7 +6,7 @@ pub mod fp;
 pub mod heap;
 pub mod layout;
 pub mod mmu;
-pub mod park;
+pub mod secondary;
 pub mod setup;
 pub mod stack;
 pub mod table;
@@ -47,5 +47,5 @@ global_asm!(
     RX = const table::KERNEL_RX,
     RO = const table::KERNEL_RO,
     RW = const table::KERNEL_RW,
-    PARKING_REPORTS = const park::REPORTS_OFFSET,
+    LOCAL_STACK = const cpu::LOCAL_STACK,
 );

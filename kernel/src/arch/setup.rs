@@ -1,6 +1,6 @@
 //! From the head's tables to the kernel's memory.
 
-use super::{heap, layout, mmu, park::MAX_CPUS, table};
+use super::{cpu::MAX_CPUS, heap, layout, mmu, table};
 use crate::board::Board;
 use memory::{Frame, FrameMeta, Frames, PAGE_SIZE};
 

@@ -44,6 +44,20 @@ pub fn stop_timer() {
     aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
 }
 
+/// Waits until `done` says so, but no longer than so many microseconds; what it said last.
+pub fn wait_for(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let end = now() + hz() * microseconds / 1_000_000;
+    loop {
+        if done() {
+            return true;
+        }
+        if now() > end {
+            return false;
+        }
+        super::cpu::relax();
+    }
+}
+
 /// Waits, busy.
 pub fn delay(microseconds: u64) {
     let end = now() + hz() * microseconds / 1_000_000;

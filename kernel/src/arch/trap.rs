@@ -61,14 +61,19 @@ const OVERFLOW: u64 = 16;
 #[repr(C, align(16))]
 struct EmergencyStack([u8; EMERGENCY_SIZE]);
 
-/// What reports a kernel stack overflow. One CPU, and nothing returns from there.
-#[unsafe(no_mangle)]
+/// What reports a kernel stack overflow of the boot core, from which nothing returns. The others
+/// get theirs when they are started.
 static mut EMERGENCY_STACK: EmergencyStack = EmergencyStack([0; EMERGENCY_SIZE]);
+
+/// The top of the boot core's emergency stack.
+pub const BOOT_EMERGENCY_TOP: *const u8 = (&raw const EMERGENCY_STACK)
+    .cast::<u8>()
+    .wrapping_add(EMERGENCY_SIZE);
 
 global_asm!(
     include_str!("vectors.s"),
     FRAME = const size_of::<TrapFrame>(),
-    EMERGENCY_SIZE = const EMERGENCY_SIZE,
+    LOCAL_EMERGENCY = const super::cpu::LOCAL_EMERGENCY,
     OVERFLOW = const OVERFLOW,
     SYSCALL = sym system_call,
     EL0_EXCEPTION = sym el0_exception,
@@ -125,11 +130,12 @@ extern "C" fn el1_interrupt() {
 }
 
 fn interrupt() {
-    crate::driver::interrupt::handle(|| {
+    let timer = || {
         // Level triggered: quiet it before the controller is told that it was handled.
         super::time::stop_timer();
         process::entry::tick();
-    });
+    };
+    crate::driver::interrupt::handle(timer, || super::secondary::stop());
 }
 
 extern "C" fn el1_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {

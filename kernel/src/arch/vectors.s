@@ -168,9 +168,8 @@ stack_overflow:
     sub     x1, sp, x0                  // the old x0
     msr     tpidr_el0, x1
     add     x0, x0, #{FRAME}            // the old SP
-    adrp    x1, EMERGENCY_STACK
-    add     x1, x1, :lo12:EMERGENCY_STACK
-    add     x1, x1, #{EMERGENCY_SIZE}
+    mrs     x1, tpidr_el1
+    ldr     x1, [x1, #{LOCAL_EMERGENCY}]
     mov     sp, x1
     sub     sp, sp, #{FRAME}
     mrs     x1, tpidr_el0

@@ -5,7 +5,7 @@ pub mod memory_map;
 mod psci;
 mod tree;
 
-use crate::arch::{cpu, park::MAX_CPUS, table};
+use crate::arch::{cpu, cpu::MAX_CPUS, table};
 use core::ops::Range;
 use memory_map::Ranges;
 pub use psci::Conduit;

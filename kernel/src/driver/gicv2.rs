@@ -1,4 +1,4 @@
-//! GICv2, for the timer's private interrupt.
+//! GICv2, for the timer's private interrupt and software's.
 //!
 //! Our own and not `arm-gic`'s: its set-up writes IGROUPR, and enables group 1 by the secure
 //! view's bit. We run without security extension (QEMU) and in the non-secure view of one (a
@@ -9,6 +9,8 @@ use crate::arch::table;
 const GICD_CTLR: u64 = 0x000;
 const GICD_ISENABLER: u64 = 0x100;
 const GICD_IPRIORITYR: u64 = 0x400;
+const GICD_ITARGETSR: u64 = 0x800;
+const GICD_SGIR: u64 = 0xf00;
 const GICC_CTLR: u64 = 0x00;
 const GICC_PMR: u64 = 0x04;
 const GICC_IAR: u64 = 0x0c;
@@ -32,12 +34,29 @@ impl GicV2 {
             cpu: table::map_device(cpu, 0x1000)?,
         };
         gic.write(gic.distributor + GICD_CTLR, 1);
-        gic.write(gic.cpu + GICC_PMR, 0xff);
-        gic.write(gic.cpu + GICC_CTLR, 1);
         Ok(gic)
     }
 
-    /// Enables an interrupt.
+    /// Opens this core's interface. The mask by which `send` names it.
+    pub fn open(&self) -> u32 {
+        self.write(self.cpu + GICC_PMR, 0xff);
+        self.write(self.cpu + GICC_CTLR, 1);
+        // SAFETY: the mapped distributor. The registers of private interrupts say who reads them.
+        let targets =
+            unsafe { ((self.distributor + GICD_ITARGETSR) as *const u32).read_volatile() };
+        // All four bytes are the same, but reserved for interrupts that do not exist.
+        targets
+            .to_le_bytes()
+            .into_iter()
+            .fold(0, |all, byte| all | u32::from(byte))
+    }
+
+    /// Raises software's interrupt `intid` (below 16) on the cores of a mask.
+    pub fn send(&self, intid: u32, mask: u32) {
+        self.write(self.distributor + GICD_SGIR, mask << 16 | intid);
+    }
+
+    /// Enables an interrupt; a private one on this core.
     pub fn enable(&self, intid: u32) {
         let priority = self.distributor + GICD_IPRIORITYR + u64::from(intid);
         // SAFETY: the mapped distributor; priorities are byte-accessible (IHI 0048, 4.3.11).

@@ -1,105 +1,241 @@
-//! The boards' interrupt controllers. One interrupt is in use: the virtual timer's.
+//! The boards' interrupt controllers. In use are the virtual timer's interrupt and those by which
+//! the cores call each other.
 
 use super::gicv2::GicV2;
+use crate::arch::cpu::MAX_CPUS;
 use crate::arch::time::TIMER_INTID;
 use crate::arch::{cpu, table};
 use crate::board::{Board, InterruptController};
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
-use arm_gic::gicv3::{GicCpuInterface, GicV3};
+use arm_gic::gicv3::{GicCpuInterface, GicV3, SgiTarget, SgiTargetGroup};
 use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
+use core::ops::Range;
 use core::ptr::NonNull;
-use spin::Once;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::{Mutex, Once};
+
+/// Why one core interrupts another. TLBs are never a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Call {
+    /// There is a thread to run.
+    Reschedule = 0,
+    /// The machine ends.
+    Stop = 1,
+}
 
 enum Controller {
     V2(GicV2),
-    /// After set-up only system registers are needed.
-    V3,
+    /// Locked at each core's start; after that only system registers are needed.
+    V3(Mutex<GicV3<'static>>),
     /// The mapped base of the BCM2836's.
     Bcm2836(u64),
 }
 
 static CONTROLLER: Once<Controller> = Once::new();
 
-// BCM2836 local controller (QA7 document, revision 3.4): per core, 4 bytes.
-const TIMER_CONTROL: u64 = 0x40;
-const IRQ_SOURCE: u64 = 0x60;
-const VIRTUAL_TIMER: u32 = 1 << 3;
+/// How each core is named to the controller: GICv2's mask, GICv3's affinity, or the BCM2836's number.
+static TARGETS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// Sets the controller up and lets the timer's interrupt through. CPUs: the boot core only.
+// BCM2836 local controller (QA7 document, revision 3.4): per core, 4 bytes, or 16 for mailboxes.
+const TIMER_CONTROL: u64 = 0x40;
+const MAILBOX_CONTROL: u64 = 0x50;
+const IRQ_SOURCE: u64 = 0x60;
+const MAILBOX_SET: u64 = 0x80;
+const MAILBOX_CLEAR: u64 = 0xc0;
+const VIRTUAL_TIMER: u32 = 1 << 3;
+const MAILBOX: u32 = 1 << 4;
+
+/// Sets the controller up, and lets the boot core's interrupts through.
 pub fn init(board: &Board) -> Result<(), &'static str> {
     let controller = match board.interrupts.clone() {
         Some(InterruptController::GicV2 { distributor, cpu }) => {
-            let gic = GicV2::new(distributor, cpu).map_err(|_| "the GIC cannot be mapped")?;
-            gic.enable(TIMER_INTID);
-            Controller::V2(gic)
+            Controller::V2(GicV2::new(distributor, cpu).map_err(|_| "the GIC cannot be mapped")?)
         }
         Some(InterruptController::GicV3 {
             distributor,
             redistributors,
-        }) => init_v3(distributor, redistributors).map(|()| Controller::V3)?,
-        Some(InterruptController::Bcm2836(at)) => {
-            let base = table::map_device(at, 0x100).map_err(|_| "no room to map the controller")?;
-            write(base + TIMER_CONTROL, VIRTUAL_TIMER);
-            Controller::Bcm2836(base)
-        }
+        }) => Controller::V3(Mutex::new(new_v3(distributor, redistributors)?)),
+        Some(InterruptController::Bcm2836(at)) => Controller::Bcm2836(
+            table::map_device(at, 0x100).map_err(|_| "no room to map the controller")?,
+        ),
         None => return Err("no interrupt controller that we know"),
     };
-    CONTROLLER.call_once(|| controller);
+    let controller = CONTROLLER.call_once(|| controller);
+    if let Controller::V3(gic) = controller {
+        // Redistributors included. Every core's interrupts are disabled until it comes.
+        gic.lock().setup(0);
+    }
+    open(controller)
+}
+
+/// Lets the interrupts of this core, which is not the boot core, through. It goes without if it
+/// cannot be: then nothing will wake it.
+pub fn init_secondary() {
+    if let Some(controller) = CONTROLLER.get()
+        && open(controller).is_err()
+    {
+        cpu::halt();
+    }
+}
+
+fn open(controller: &Controller) -> Result<(), &'static str> {
+    let target = match controller {
+        Controller::V2(gic) => {
+            let target = gic.open();
+            gic.enable(Call::Reschedule as u32);
+            gic.enable(Call::Stop as u32);
+            gic.enable(TIMER_INTID);
+            target.into()
+        }
+        Controller::V3(gic) => {
+            open_v3(&mut gic.lock()).ok_or("the core's part of the GIC cannot be found")?;
+            cpu::affinity()
+        }
+        &Controller::Bcm2836(base) => {
+            let core = cpu::affinity() & 3;
+            write(base + TIMER_CONTROL + 4 * core, VIRTUAL_TIMER);
+            write(base + MAILBOX_CONTROL + 4 * core, 1);
+            core
+        }
+    };
+    TARGETS[cpu::id()].store(target, Ordering::Release);
     Ok(())
 }
 
-fn init_v3(distributor: u64, redistributors: core::ops::Range<u64>) -> Result<(), &'static str> {
+fn new_v3(distributor: u64, redistributors: Range<u64>) -> Result<GicV3<'static>, &'static str> {
     if !cpu::has_gic_registers() {
         return Err("a GICv3 without system registers");
     }
     const UNMAPPED: &str = "the GIC cannot be mapped";
     let gicd = table::map_device(distributor, 0x1_0000).map_err(|_| UNMAPPED)?;
-    // Enough for 16 cores: the boot core's is the first on the machines we know.
-    let len = (redistributors.end - redistributors.start).min(16 * 0x2_0000);
+    // A redistributor is two frames of 64 KiB, or four with GICv4.
+    const LEAST: u64 = 0x2_0000;
+    let len = (redistributors.end - redistributors.start).min(MAX_CPUS as u64 * 2 * LEAST);
+    let count = (len / LEAST).min(MAX_CPUS as u64);
     let gicr = table::map_device(redistributors.start, len).map_err(|_| UNMAPPED)?;
     let gicd = NonNull::new(gicd as *mut Gicd).ok_or(UNMAPPED)?;
     let gicr = NonNull::new(gicr as *mut GicrSgi).ok_or(UNMAPPED)?;
-    // SAFETY: mapped as device memory just now, for good, and nobody else has the addresses.
-    let mut gic = unsafe { GicV3::new(UniqueMmioPointer::new(gicd), gicr, 1) }
-        .map_err(|_| "a GICv3 without redistributors")?;
-    gic.setup(0);
-    let timer = IntId::ppi(TIMER_INTID - 16);
-    gic.set_interrupt_priority(timer, Some(0), 0x80)
-        .and_then(|()| gic.enable_interrupt(timer, Some(0), true))
-        .map_err(|_| "the timer's interrupt cannot be enabled")?;
-    GicCpuInterface::set_priority_mask(0xff);
-    Ok(())
+    let new = |count| {
+        // SAFETY: mapped as device memory just now, for good, and nobody else has the addresses.
+        unsafe { GicV3::new(UniqueMmioPointer::new(gicd), gicr, count) }
+            .map_err(|_| "a GICv3 without redistributors")
+    };
+    // The region may have room for more redistributors than there are: the last one says so.
+    let mut gic = new(count as usize)?;
+    let mut found = 0;
+    while found < count as usize {
+        let Ok(typer) = gic.gicr_typer(found) else {
+            break;
+        };
+        found += 1;
+        if typer.last_redistributor() {
+            break;
+        }
+    }
+    new(found)
 }
 
-/// Handles every pending interrupt.
-pub fn handle(mut timer: impl FnMut()) {
+/// What `setup` does for the boot core.
+fn open_v3(gic: &mut GicV3<'static>) -> Option<()> {
+    let me = cpu::affinity();
+    let index = (0..MAX_CPUS).find(|&index| {
+        gic.gicr_typer(index)
+            .is_ok_and(|typer| typer.core_mpidr() == me)
+    })?;
+    gic.init_cpu(index);
+    let calls = [Call::Reschedule, Call::Stop].map(|call| IntId::sgi(call as u32));
+    for interrupt in calls.into_iter().chain([IntId::ppi(TIMER_INTID - 16)]) {
+        gic.set_interrupt_priority(interrupt, Some(index), 0x80)
+            .ok()?;
+        gic.enable_interrupt(interrupt, Some(index), true).ok()?;
+    }
+    GicCpuInterface::set_priority_mask(0xff);
+    GicCpuInterface::enable_group1(true);
+    Some(())
+}
+
+/// Interrupts another core, which may be asleep.
+pub fn call(number: usize, call: Call) {
+    let target = TARGETS[number].load(Ordering::Acquire);
+    // What the other core is to find is stored before it is interrupted.
+    cpu::publish();
+    match CONTROLLER.get() {
+        Some(Controller::V2(gic)) => gic.send(call as u32, target as u32),
+        Some(Controller::V3(_)) => {
+            let [aff0, affinity1, affinity2, _, affinity3, ..] = target.to_le_bytes();
+            let target = SgiTarget::List {
+                affinity3,
+                affinity2,
+                affinity1,
+                target_list: 1 << (aff0 & 15),
+            };
+            // It cannot fail: the number is one of software's interrupts.
+            let _ = GicCpuInterface::send_sgi(
+                IntId::sgi(call as u32),
+                target,
+                SgiTargetGroup::CurrentGroup1,
+            );
+        }
+        Some(&Controller::Bcm2836(base)) => {
+            write(base + MAILBOX_SET + 16 * target, 1 << call as u32);
+        }
+        None => {}
+    }
+}
+
+/// Handles every pending interrupt: `stop` for another core's [`Call::Stop`]; to have been woken is
+/// all that [`Call::Reschedule`] is for.
+pub fn handle(mut timer: impl FnMut(), mut stop: impl FnMut()) {
+    const STOP: u32 = Call::Stop as u32;
     match CONTROLLER.get() {
         Some(Controller::V2(gic)) => {
             while let Some(iar) = gic.acknowledge() {
-                if iar & 0x3ff == TIMER_INTID {
-                    timer();
+                match iar & 0x3ff {
+                    TIMER_INTID => timer(),
+                    STOP => {
+                        gic.end(iar);
+                        stop();
+                        continue;
+                    }
+                    _ => {}
                 }
                 gic.end(iar);
             }
         }
-        Some(Controller::V3) => {
+        Some(Controller::V3(_)) => {
             let group = InterruptGroup::Group1;
             while let Some(intid) = GicCpuInterface::get_and_acknowledge_interrupt(group) {
                 if u32::from(intid) == TIMER_INTID {
                     timer();
                 }
                 GicCpuInterface::end_interrupt(intid, group);
+                if u32::from(intid) == STOP {
+                    stop();
+                }
             }
         }
         Some(&Controller::Bcm2836(base)) => {
-            // SAFETY: the mapped controller.
-            let source = unsafe { ((base + IRQ_SOURCE) as *const u32).read_volatile() };
+            let core = TARGETS[cpu::id()].load(Ordering::Relaxed);
+            let source = read(base + IRQ_SOURCE + 4 * core);
             if source & VIRTUAL_TIMER != 0 {
                 timer();
+            }
+            if source & MAILBOX != 0 {
+                let calls = read(base + MAILBOX_CLEAR + 16 * core);
+                write(base + MAILBOX_CLEAR + 16 * core, calls);
+                if calls & 1 << STOP != 0 {
+                    stop();
+                }
             }
         }
         None => {}
     }
+}
+
+fn read(at: u64) -> u32 {
+    // SAFETY: a mapped controller's register, the reading of which changes nothing.
+    unsafe { (at as *const u32).read_volatile() }
 }
 
 fn write(at: u64, value: u32) {

@@ -2,7 +2,10 @@
 
 use super::thread::{current, try_current};
 use super::{exit, fault, scheduler, signal, timer};
-use crate::arch::trap::{Abort, TrapFrame};
+use crate::arch::{
+    self,
+    trap::{Abort, TrapFrame},
+};
 use crate::{syscall, trace};
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{SIGBUS, SIGILL, SIGKILL, SIGTRAP};
@@ -81,14 +84,16 @@ pub fn kernel_abort(abort: Abort) -> bool {
 /// The timer interrupt.
 pub fn tick() {
     timer::expire();
-    trace::tick();
+    if arch::cpu::id() == 0 {
+        trace::tick();
+    }
     scheduler::cpu().reschedule.set(true);
 }
 
 /// Before an interrupt returns to EL0.
 pub fn leave_interrupt(frame: &mut TrapFrame) {
     if scheduler::cpu().reschedule.replace(false) {
-        scheduler::yield_now();
+        scheduler::preempt();
     }
     let thread = current();
     if thread.pending.load(Ordering::Relaxed) != 0 {

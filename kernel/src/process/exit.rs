@@ -2,11 +2,11 @@
 
 use super::thread::{Current, current};
 use super::{INIT, Process, scheduler, signal, space::Space, table};
-use crate::arch::uaccess;
+use crate::arch::{secondary, uaccess};
 use crate::{driver, trace};
 use alloc::sync::Arc;
 use core::mem;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use linux_raw_sys::general::SIGCHLD;
 use wire::event::Event;
 
@@ -122,8 +122,16 @@ fn wake_waiting(process: &Process) {
     }
 }
 
-/// Ends the machine.
+/// Ends the machine: the first who says so has his way.
 pub fn machine(code: i32) -> ! {
+    /// A core that has something to do in the kernel, microseconds.
+    const PATIENCE: u64 = 2_000_000;
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    if ENDING.swap(true, Ordering::Relaxed) {
+        secondary::stop();
+    }
+    // They finish what they are doing first: their events are all there, and no lock is held.
+    secondary::stop_others(PATIENCE);
     trace::end(code);
     driver::exit(code)
 }

@@ -191,6 +191,6 @@ fn wait_for_exec(child: &Process) {
         }
         scheduler::prepare_to_block();
         drop(state);
-        scheduler::block();
+        scheduler::block_for_good();
     }
 }

@@ -73,21 +73,18 @@ pub struct State {
 }
 
 impl Process {
-    /// What the trace tells of it.
-    pub fn meta(process: &Process) -> ProcessMeta {
-        let state = process.state.lock();
-        ProcessMeta {
-            pid: process.pid,
-            parent: process.parent.load(Ordering::Relaxed),
+    /// Tells the trace of it.
+    pub fn announce(&self) {
+        let state = self.state.lock();
+        let meta = ProcessMeta {
+            pid: self.pid,
+            parent: self.parent.load(Ordering::Relaxed),
             space: state.space,
             file: state.program.map_or(0, |node| node.id),
             name: state.name,
-        }
-    }
-
-    /// Tells the trace of it.
-    pub fn announce(&self) {
-        trace::meta(Meta::Process(Process::meta(self)));
+        };
+        // Under the lock: nobody tells what is true no more after what is.
+        trace::meta(Meta::Process(meta));
     }
 
     /// Its thread, if it has not ended.
@@ -117,7 +114,7 @@ pub fn start() -> ! {
         );
         exit::machine(127);
     }
-    scheduler::idle()
+    scheduler::run()
 }
 
 fn spawn_init(options: &options::Options) -> Result<(), Errno> {

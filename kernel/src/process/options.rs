@@ -90,7 +90,7 @@ fn parse(line: &str) -> Options {
                 true
             }
             // The board's and the memory's own.
-            "asid_bits" | "semihosting" => true,
+            "asid_bits" | "maxcpus" | "semihosting" => true,
             _ => false,
         };
         if !known {

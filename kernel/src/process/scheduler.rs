@@ -1,24 +1,36 @@
-//! The scheduler: round robin, preempted by the tick; sleeping and waking.
+//! The scheduler: a run queue per CPU, round robin, preempted by the tick; sleeping and waking.
 //!
 //! The kernel itself is never preempted. A thread that goes to sleep first says so (`Blocking`)
 //! under the lock of what it waits for; a waker may then come at any time, also before the
-//! thread has left its CPU: it is put into the run queue by whoever comes later, the waker or
+//! thread has left its CPU: it is put into a run queue by whoever comes later, the waker or
 //! `finish_switch`, so that no CPU runs it before its registers are saved.
 //!
-//! Lock order: pipe, process table -> run queue. Nothing is locked while the run queue is.
+//! A thread that is made ready goes to a CPU that sleeps, if there is one, else to where it ran
+//! last. A CPU with nothing to do takes from the others' queues. One that is about to sleep says so
+//! in [`ASLEEP`] before it looks into the queues for the last time; whoever fills a queue looks
+//! there afterwards: one of the two sees the other.
 
 use super::thread::{State, Thread, current};
 use super::timer;
-use crate::arch::{self, context::Context, park::MAX_CPUS};
+use crate::arch::{
+    self,
+    context::Context,
+    cpu::{Local, MAX_CPUS},
+    secondary,
+};
+use crate::driver::interrupt::{self, Call};
 use crate::trace;
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use memory::{Guard, Lock, Rank};
 use wire::event::Event;
 
-/// What each CPU has of its own.
+/// What each CPU has of its own. The first field's address is the CPU's TPIDR_EL1.
+#[repr(C, align(128))]
 pub struct Cpu {
+    local: Local,
     /// The running thread: an `Arc` that was turned into a pointer; null in the idle loop.
     pub current: Cell<*const Thread>,
     /// The thread that was left in the last switch, until `finish_switch`.
@@ -30,32 +42,75 @@ pub struct Cpu {
     pub no_faults: Cell<bool>,
     /// When the timer interrupt comes.
     pub timer: Cell<u64>,
+    ready: Ready,
+}
+
+/// The threads that are ready to run on a CPU. All CPUs use it.
+#[repr(align(128))]
+struct Ready {
+    /// How many there are, to look at without the lock.
+    count: AtomicUsize,
+    queue: Lock<RunQueue>,
 }
 
 struct Cpus([Cpu; MAX_CPUS]);
 
-// SAFETY: `cpu` hands out this CPU's element only; the kernel runs with interrupts masked and is
-// not preempted, and a thread that moves to another CPU does so only inside `switch`, across
-// which nobody keeps the reference.
+// SAFETY: `cpu` hands out this CPU's element only, and of the others' `ready`, which is Sync, and
+// `local`, which its CPU alone uses once it runs; the kernel runs with interrupts masked and is not
+// preempted, and a thread that moves to another CPU does so only inside `switch`, across which
+// nobody keeps the reference.
 unsafe impl Sync for Cpus {}
 
-static CPUS: Cpus = Cpus(
-    [const {
+/// By number. The head finds the boot CPU's by this name.
+#[unsafe(no_mangle)]
+static CPUS: Cpus = Cpus({
+    let mut cpus = [const { Cpu::new(0) }; MAX_CPUS];
+    let mut number = 1;
+    while number < MAX_CPUS {
+        cpus[number] = Cpu::new(number);
+        number += 1;
+    }
+    cpus
+});
+
+/// A bit per CPU that sleeps, or is about to, and wants an interrupt when there is work.
+static ASLEEP: AtomicUsize = AtomicUsize::new(0);
+
+impl Cpu {
+    const fn new(number: usize) -> Cpu {
         Cpu {
+            local: Local::new(number),
             current: Cell::new(ptr::null()),
             previous: Cell::new(ptr::null()),
             idle: UnsafeCell::new(Context::empty()),
             reschedule: Cell::new(false),
             no_faults: Cell::new(false),
             timer: Cell::new(0),
+            ready: Ready {
+                count: AtomicUsize::new(0),
+                queue: Lock::new(
+                    Rank::RunQueue,
+                    RunQueue {
+                        first: ptr::null(),
+                        last: ptr::null(),
+                    },
+                ),
+            },
         }
-    }; MAX_CPUS],
-);
+    }
+}
 
 /// This CPU.
-#[inline]
+#[inline(always)]
 pub fn cpu() -> &'static Cpu {
-    &CPUS.0[arch::cpu::id()]
+    // SAFETY: `arch` put the address of the first field of one of `CPUS` there: an address of the
+    // whole, since `Cpu` is `repr(C)`.
+    unsafe { &*arch::cpu::local().cast() }
+}
+
+/// What `arch` keeps for a CPU that has not started yet.
+pub fn local(number: usize) -> &'static Local {
+    &CPUS.0[number].local
 }
 
 /// Threads that are ready, linked through themselves: no memory is needed to make one ready.
@@ -67,14 +122,6 @@ struct RunQueue {
 
 // SAFETY: the pointers stand for `Arc<Thread>`s, which may go to any CPU.
 unsafe impl Send for RunQueue {}
-
-static QUEUE: Lock<RunQueue> = Lock::new(
-    Rank::RunQueue,
-    RunQueue {
-        first: ptr::null(),
-        last: ptr::null(),
-    },
-);
 
 impl RunQueue {
     #[inline]
@@ -91,30 +138,139 @@ impl RunQueue {
         self.last = thread;
     }
 
+    /// Takes the first thread that may run on CPU `number`.
     #[inline]
-    fn pop(&mut self) -> Option<Arc<Thread>> {
-        let first = self.first;
-        // SAFETY: the queue's own reference, or null; the link belongs to the queue.
-        self.first = unsafe { first.as_ref() }?.link().get();
-        if self.first.is_null() {
-            self.last = ptr::null();
+    fn pop(&mut self, number: usize) -> Option<Arc<Thread>> {
+        let mut before: *const Thread = ptr::null();
+        let mut at = self.first;
+        // SAFETY: the queue's own reference, or null.
+        while let Some(thread) = unsafe { at.as_ref() } {
+            let next = thread.link().get();
+            if !thread.may_run_on(number) {
+                (before, at) = (at, next);
+                continue;
+            }
+            // SAFETY: as above; the links belong to the queue.
+            match unsafe { before.as_ref() } {
+                Some(before) => before.link().set(next),
+                None => self.first = next,
+            }
+            if next.is_null() {
+                self.last = before;
+            }
+            // SAFETY: `push` made it from an Arc, and it is in the queue no more.
+            return Some(unsafe { Arc::from_raw(at) });
         }
-        // SAFETY: `push` made it from an Arc, and it is in the queue no more.
-        Some(unsafe { Arc::from_raw(first) })
+        None
+    }
+}
+
+impl Ready {
+    #[inline]
+    fn push(&self, thread: Arc<Thread>) {
+        let mut queue = self.queue.lock();
+        queue.push(thread);
+        // Under the lock, so that the count is right whenever it is not held.
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count + 1, Ordering::Relaxed);
+    }
+
+    /// Takes the first thread that CPU `number` may run.
+    #[inline]
+    fn pop(&self, number: usize) -> Option<Arc<Thread>> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        let thread = queue.pop(number)?;
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count - 1, Ordering::Relaxed);
+        Some(thread)
+    }
+}
+
+/// The next thread for this CPU: its own first, or one that waits elsewhere.
+#[inline]
+fn next(cpu: &Cpu) -> Option<Arc<Thread>> {
+    let number = arch::cpu::id();
+    match cpu.ready.pop(number) {
+        Some(thread) => Some(thread),
+        None if secondary::online() > 1 => steal(number),
+        None => None,
+    }
+}
+
+/// Takes a thread from another CPU's queue.
+#[inline(never)]
+fn steal(number: usize) -> Option<Arc<Thread>> {
+    let online = secondary::online();
+    (number + 1..online)
+        .chain(0..number)
+        .find_map(|other| CPUS.0[other].ready.pop(number))
+}
+
+/// Puts a thread, which is ready, into a run queue, and sees to it that a CPU looks there.
+#[inline]
+fn enqueue(thread: Arc<Thread>) {
+    if secondary::online() == 1 {
+        return cpu().ready.push(thread);
+    }
+    enqueue_somewhere(thread)
+}
+
+#[inline(never)]
+fn enqueue_somewhere(thread: Arc<Thread>) {
+    let number = arch::cpu::id();
+    let allowed = thread.affinity();
+    let last = thread.last_cpu();
+    let idle = ASLEEP.load(Ordering::Relaxed) & allowed;
+    let target = if allowed & 1 << last == 0 {
+        // Nobody is allowed no CPU.
+        (if idle != 0 { idle } else { allowed }).trailing_zeros() as usize
+    } else if idle == 0 || idle & 1 << last != 0 {
+        last
+    } else {
+        idle.trailing_zeros() as usize
+    };
+    CPUS.0[target].ready.push(thread);
+    // The push before the look: see `idle`.
+    arch::cpu::fence();
+    let idle = ASLEEP.load(Ordering::Relaxed) & allowed & !(1 << number);
+    if idle != 0 {
+        let woken = if idle & 1 << target != 0 {
+            target
+        } else {
+            idle.trailing_zeros() as usize
+        };
+        if ASLEEP.fetch_and(!(1 << woken), Ordering::Relaxed) & 1 << woken != 0 {
+            interrupt::call(woken, Call::Reschedule);
+        }
     }
 }
 
 /// Starts a new thread.
 pub fn start(thread: Arc<Thread>) {
-    QUEUE.lock().push(thread);
+    enqueue(thread);
 }
 
 /// Wakes a thread that sleeps or is about to.
 pub fn wake(thread: &Arc<Thread>) {
-    if thread.change_state(State::Blocked, State::Ready) {
-        QUEUE.lock().push(thread.clone());
-    } else {
-        thread.change_state(State::Blocking, State::Running);
+    // What the thread is woken for, before the look at its state: see `block`.
+    arch::cpu::fence();
+    loop {
+        match thread.state() {
+            State::Blocked => {
+                if thread.change_state(State::Blocked, State::Ready) {
+                    return enqueue(thread.clone());
+                }
+            }
+            State::Blocking => {
+                if thread.change_state(State::Blocking, State::Running) {
+                    return;
+                }
+            }
+            State::Running | State::Ready | State::Dead => return,
+        }
     }
 }
 
@@ -123,9 +279,22 @@ pub fn prepare_to_block() {
     current().set_state(State::Blocking);
 }
 
-/// Sleeps until somebody wakes the thread; returns at once if that has happened since
-/// `prepare_to_block`. Callers check again what they waited for.
+/// Sleeps until somebody wakes the thread, or a signal does; returns at once if that has happened
+/// since `prepare_to_block`. Callers check again what they waited for.
 pub fn block() {
+    let thread = current();
+    // Either a signal that is sent now finds the thread about to sleep, or the thread finds it.
+    arch::cpu::fence();
+    if thread.interrupted() {
+        // It may have been woken as well: all the same.
+        thread.set_state(State::Running);
+        return;
+    }
+    block_for_good();
+}
+
+/// As [`block`], but no signal ends it.
+pub fn block_for_good() {
     if current().state() == State::Blocking {
         switch_away();
     }
@@ -133,10 +302,26 @@ pub fn block() {
 
 /// Lets the next thread run, if there is one.
 pub fn yield_now() {
-    if !QUEUE.lock().first.is_null() {
-        current().set_state(State::Ready);
-        switch_away();
+    if cpu().ready.count.load(Ordering::Relaxed) != 0 {
+        give_way();
     }
+}
+
+/// The running thread has had its time: lets the next one run, also one that waits at another CPU,
+/// so that more threads than CPUs get equal shares.
+pub fn preempt() {
+    let mut counts = CPUS.0[..secondary::online()]
+        .iter()
+        .map(|cpu| cpu.ready.count.load(Ordering::Relaxed));
+    if counts.any(|count| count != 0) || !current().may_run_on(arch::cpu::id()) {
+        give_way();
+    }
+}
+
+/// Lets another thread run, or none if this one may not run here.
+pub fn give_way() {
+    current().set_state(State::Ready);
+    switch_away();
 }
 
 /// Ends the current thread, which has nothing left but its stack.
@@ -146,13 +331,18 @@ pub fn end_current() -> ! {
     unreachable!("a dead thread was run")
 }
 
-/// Leaves the current thread for the next in the queue, or for the idle loop. Comes back when the
+/// Leaves the current thread for the next that is ready, or for the idle loop. Comes back when the
 /// thread is scheduled again.
 fn switch_away() {
     memory::lock::assert_none_held();
     let thread = current();
     let cpu = cpu();
-    let next = QUEUE.lock().pop();
+    let next = next(cpu);
+    if next.is_none() && thread.state() == State::Ready && thread.may_run_on(arch::cpu::id()) {
+        // Another CPU was faster.
+        thread.set_state(State::Running);
+        return;
+    }
     thread.save_user_state();
     let target: *const Context = match &next {
         Some(next) => next.context(),
@@ -176,6 +366,7 @@ fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
     match next {
         Some(next) => {
             next.set_state(State::Running);
+            next.set_last_cpu(arch::cpu::id());
             let (mut serial, mut ttbr0) = (0, 0);
             if let Some(space) = next.space() {
                 (serial, ttbr0) = (space.serial, space.activate());
@@ -218,28 +409,58 @@ pub fn finish_switch() {
         // It yielded, or was woken on its way to sleep.
         _ => {
             previous.set_state(State::Ready);
-            QUEUE.lock().push(previous);
+            enqueue(previous);
         }
     }
 }
 
-/// What a CPU does when there is nothing to do: empties its trace ring, and sleeps.
+/// What a CPU does when there is nothing to do: empties the trace's rings, and sleeps.
 pub fn idle() -> ! {
+    let me = 1 << arch::cpu::id();
     timer::start();
     loop {
-        let next = QUEUE.lock().pop();
-        if let Some(next) = next {
-            let cpu = cpu();
-            let target = next.context();
-            leave_for(cpu, Some(next));
+        let cpu = cpu();
+        if let Some(thread) = next(cpu) {
+            ASLEEP.fetch_and(!me, Ordering::Relaxed);
+            let target = thread.context();
+            leave_for(cpu, Some(thread));
             // SAFETY: as in `switch_away`; the idle context belongs to this CPU alone.
             unsafe { arch::context::switch(cpu.idle.get(), target) };
             finish_switch();
             continue;
         }
-        trace::idle(cpu().timer.get());
+        // One more look at the queues between this and the sleep: whoever fills one now either was
+        // seen, or sees this and interrupts.
+        if ASLEEP.fetch_or(me, Ordering::Relaxed) & me == 0 {
+            arch::cpu::fence();
+            continue;
+        }
+        let woken = || ASLEEP.load(Ordering::Relaxed) & me == 0;
+        trace::idle(cpu.timer.get(), woken);
+        if !woken() {
+            arch::cpu::wait_for_interrupt();
+        }
+    }
+}
+
+/// The other CPUs' way into the idle loop. They wait for the boot to be over.
+pub fn run_secondary() -> ! {
+    while !STARTED.load(Ordering::Acquire) {
         arch::cpu::wait_for_interrupt();
     }
+    idle()
+}
+
+/// The first process has been made.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Lets the other CPUs run threads, and runs them here.
+pub fn run() -> ! {
+    STARTED.store(true, Ordering::Release);
+    for number in 1..secondary::online() {
+        interrupt::call(number, Call::Reschedule);
+    }
+    idle()
 }
 
 /// Threads that wait for something. It belongs inside the lock of what they wait for.

@@ -1,13 +1,14 @@
 //! Threads: what the scheduler runs. A process has one for now.
 
 use super::{Process, fault, scheduler, signal, space::Space};
+use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{self, KernelStack, context::Context, fp, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// Where a thread is between running and not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 pub enum State {
     /// On a CPU, or woken before it left it.
     Running,
-    /// In the run queue, or on its way to it.
+    /// In a run queue, or on its way to one.
     Ready,
     /// On a CPU, about to sleep.
     Blocking,
@@ -42,11 +43,18 @@ pub struct Thread {
     /// It fills the address space of a new program: running out of memory is exec's error.
     pub loading: AtomicBool,
     state: AtomicU8,
+    /// The CPU that ran it last, or that made it.
+    last_cpu: AtomicUsize,
+    /// A bit per CPU that may run it.
+    affinity: AtomicUsize,
     own: Own,
     stack: KernelStack,
     /// Behind it in the run queue, while it is there.
     link: Cell<*const Thread>,
 }
+
+/// May run on every CPU.
+pub const ANY_CPU: usize = (1 << MAX_CPUS) - 1;
 
 /// How a thread starts.
 pub struct Start {
@@ -121,6 +129,8 @@ impl Thread {
             set_child_tid: AtomicU64::new(0),
             loading: AtomicBool::new(false),
             state: AtomicU8::new(State::Ready as u8),
+            last_cpu: AtomicUsize::new(arch::cpu::id()),
+            affinity: AtomicUsize::new(try_current().map_or(ANY_CPU, |maker| maker.affinity())),
             own,
             stack,
             link: Cell::new(ptr::null()),
@@ -149,6 +159,36 @@ impl Thread {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// The CPU that ran it last.
+    #[inline]
+    pub fn last_cpu(&self) -> usize {
+        self.last_cpu.load(Ordering::Relaxed)
+    }
+
+    /// For the scheduler.
+    #[inline]
+    pub fn set_last_cpu(&self, number: usize) {
+        self.last_cpu.store(number, Ordering::Relaxed);
+    }
+
+    /// A bit per CPU that may run it: one at least that runs.
+    #[inline]
+    pub fn affinity(&self) -> usize {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may run on a CPU.
+    #[inline]
+    pub fn may_run_on(&self, number: usize) -> bool {
+        self.affinity() & 1 << number != 0
+    }
+
+    /// Says which CPUs may run it from the next time on that it is made ready: at least one of
+    /// those that run.
+    pub fn set_affinity(&self, cpus: usize) {
+        self.affinity.store(cpus, Ordering::Relaxed);
     }
 
     /// The next thread in the run queue, for the run queue.

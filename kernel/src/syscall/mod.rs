@@ -54,6 +54,8 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_set_robust_list => process::set_robust_list(b),
         nr::__NR_rseq => Err(Errno::ENOSYS),
         nr::__NR_sched_getaffinity => process::sched_getaffinity(a as u32, b, c),
+        nr::__NR_sched_setaffinity => process::sched_setaffinity(a as u32, b, c),
+        nr::__NR_getcpu => process::getcpu(a, b),
         nr::__NR_prctl => process::prctl(a as u32, b, c),
 
         nr::__NR_brk => memory::brk(a),

@@ -2,7 +2,7 @@
 
 use super::errno::Errno;
 use super::{Result, user};
-use crate::arch::{trap::TrapFrame, uaccess};
+use crate::arch::{self, trap::TrapFrame, uaccess};
 use crate::fs::tree;
 use crate::process::image::{Arguments, Strings};
 use crate::process::table::{self, Select};
@@ -213,14 +213,48 @@ pub fn sched_yield() -> Result {
     Ok(0)
 }
 
-/// sched_getaffinity(pid, len, mask): one CPU runs.
+/// The CPUs that run, a bit each.
+fn online() -> usize {
+    (1 << arch::secondary::online()) - 1
+}
+
+/// sched_getaffinity(pid, len, mask).
 pub fn sched_getaffinity(pid: u32, len: u64, mask: u64) -> Result {
-    process(pid)?;
+    let thread = process(pid)?.thread().ok_or(Errno::ESRCH)?;
     if len < 8 || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    uaccess::write_u64(mask, 1)?;
+    uaccess::write_u64(mask, (thread.affinity() & online()) as u64)?;
     Ok(8)
+}
+
+/// sched_setaffinity(pid, len, mask).
+pub fn sched_setaffinity(pid: u32, len: u64, mask: u64) -> Result {
+    let thread = process(pid)?.thread().ok_or(Errno::ESRCH)?;
+    // As on Linux: bits that are not given are 0.
+    let mut bytes = [0; 8];
+    let len = len.min(8) as usize;
+    uaccess::read(&mut bytes[..len], mask)?;
+    let allowed = u64::from_le_bytes(bytes) as usize & online();
+    if allowed == 0 {
+        return Err(Errno::EINVAL);
+    }
+    thread.set_affinity(allowed);
+    if !current().may_run_on(arch::cpu::id()) {
+        scheduler::give_way();
+    }
+    Ok(0)
+}
+
+/// getcpu(cpu, node).
+pub fn getcpu(cpu: u64, node: u64) -> Result {
+    if cpu != 0 {
+        uaccess::write_u32(cpu, arch::cpu::id() as u32)?;
+    }
+    if node != 0 {
+        uaccess::write_u32(node, 0)?;
+    }
+    Ok(0)
 }
 
 /// prctl(PR_SET_FORK_MODE, mode): how the forks of this process copy it from now on, and those of

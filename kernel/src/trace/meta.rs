@@ -1,11 +1,47 @@
 //! What the numbers in events stand for: processes and files, told when they appear and again in
 //! rotation.
 
+use super::ring::next_time;
 use crate::fs::tree::{self, Content, Node};
 use crate::process::{Process, table};
+use alloc::{collections::VecDeque, sync::Arc};
+use memory::{Lock, Rank};
 use wire::frame::{self, MAX_CONTENT};
 
+/// How many `Meta`s may wait for their place in the stream.
+const MAX: usize = 256;
+
+/// Those that wait, in the order of their times.
+static WAITING: Lock<VecDeque<(u64, Meta)>> = Lock::new(Rank::Metas, VecDeque::new());
+
+/// Gets the room for them.
+pub fn allocate() {
+    WAITING.lock().reserve(MAX);
+}
+
+/// Gives a `Meta` its place among the events. False: there is no room.
+pub fn push(meta: Meta) -> bool {
+    let mut waiting = WAITING.lock();
+    let room = waiting.len() < waiting.capacity();
+    if room {
+        // Under the lock: the queue is in order, and who has seen a later time sees it.
+        waiting.push_back((next_time(), meta));
+    }
+    room
+}
+
+/// The time of the first one that waits.
+pub fn first() -> u64 {
+    WAITING.lock().front().map_or(u64::MAX, |(time, _)| *time)
+}
+
+/// Takes it out.
+pub fn pop() -> Option<Meta> {
+    WAITING.lock().pop_front().map(|(_, meta)| meta)
+}
+
 /// A `Meta` on its way to the stream.
+#[derive(Clone, Copy)]
 pub enum Meta {
     /// A process as it was then.
     Process(ProcessMeta),
@@ -72,6 +108,14 @@ fn text(bytes: &[u8]) -> &str {
     }
 }
 
+/// What the rotation tells of.
+pub enum Subject {
+    /// A process.
+    Process(Arc<Process>),
+    /// A file.
+    File(&'static Node),
+}
+
 /// Where the rotation is.
 pub enum Rotation {
     /// Waits for the next period.
@@ -83,13 +127,13 @@ pub enum Rotation {
 }
 
 impl Rotation {
-    /// The next `Meta` to tell again.
-    pub fn next(&mut self) -> Option<Meta> {
+    /// Whom to tell of next.
+    pub fn next(&mut self) -> Option<Subject> {
         if let Rotation::Processes(after) = *self {
             match table::next(after) {
                 Some(process) => {
                     *self = Rotation::Processes(process.pid);
-                    return Some(Meta::Process(Process::meta(&process)));
+                    return Some(Subject::Process(process));
                 }
                 None => *self = Rotation::Files(0),
             }
@@ -97,7 +141,7 @@ impl Rotation {
         if let Rotation::Files(after) = *self {
             if let Some(node) = tree::next_mapped(after) {
                 *self = Rotation::Files(node.id);
-                return Some(Meta::File(node));
+                return Some(Subject::File(node));
             }
             *self = Rotation::Done;
         }

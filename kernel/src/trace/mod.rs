@@ -1,8 +1,12 @@
-//! The trace: events into this CPU's ring, and from there to the wire.
+//! The trace: events into this CPU's ring, and from there to the wire, in one order for all CPUs.
 //!
 //! An event costs a look at a mask when its kind is off, and a store into the ring when it is on.
-//! The ring is emptied by the idle loop, by the tick, and by whoever half fills it; when it is full
-//! the newest events are dropped and counted, or, with `lossless`, it is emptied first.
+//! The rings are emptied together, by the idle loop, by the boot CPU's tick, and by whoever half
+//! fills one; when one is full its newest events are dropped and counted, or, with `lossless`, it
+//! is emptied first.
+//!
+//! The output's lock is the last in the order of locks: whoever has it takes none but that of the
+//! `Meta`s that wait. So events may be recorded, and logs written, under any other.
 
 pub mod meta;
 mod output;
@@ -12,9 +16,11 @@ pub mod stack;
 use crate::arch::{self, time};
 use crate::driver::uart;
 use crate::process::options::{self, Level};
+use crate::process::random;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use meta::Meta;
-use output::{OUTPUT, Wait};
+use memory::{Lock, Rank};
+use meta::{Meta, Rotation, Subject};
+use output::{Facts, OUTPUT, Wait};
 use ring::{Room, ring};
 use wire::event::{Event, KIND_NAMES, KINDS};
 use wire::frame::{Body, MAX_CONTENT};
@@ -70,7 +76,8 @@ pub fn start() {
             mask |= 1 << kind;
         }
     }
-    ring().allocate(options.ring, options.lossless);
+    ring::allocate(options.ring, options.lossless);
+    meta::allocate();
     LOSSLESS.store(options.lossless, Ordering::Relaxed);
     STACKS.store(options.stacks, Ordering::Relaxed);
     SECOND_CONSOLE.store(
@@ -78,17 +85,20 @@ pub fn start() {
         Ordering::Relaxed,
     );
     MASK.store(mask, Ordering::Relaxed);
-    let lost = OUTPUT.lock().start();
+    let lost = OUTPUT.lock().start(random::number());
     arch::mmu::set_traced(options.level == Level::Mmu);
     if lost > 0 {
         defmt::warn!("{} log messages from before the stream were lost", lost);
     }
-    if ring().capacity() < options.ring {
-        defmt::warn!(
-            "the trace ring holds {} events, not {}: no memory",
-            ring().capacity(),
-            options.ring
-        );
+    for (cpu, ring) in ring::rings().iter().enumerate() {
+        if ring.capacity() < options.ring {
+            defmt::warn!(
+                "CPU {=usize}'s trace ring holds {=usize} events, not {=usize}: no memory",
+                cpu,
+                ring.capacity(),
+                options.ring
+            );
+        }
     }
     if options.second_console && !SECOND_CONSOLE.load(Ordering::Relaxed) {
         defmt::warn!("console=uart1: this machine has no second UART");
@@ -117,28 +127,27 @@ pub fn emit(event: Event) {
 
 #[inline(never)]
 fn record(event: Event) {
-    let now = time::now();
-    let kind = event.kind();
-    let room = ring().push(now, event);
-    match room {
+    let cpu = arch::cpu::id();
+    let ring = ring(cpu);
+    match ring.push(cpu, event) {
         Room::Ample => {}
-        Room::Half => drain_half(),
+        Room::Half => drain(),
         Room::None if LOSSLESS.load(Ordering::Relaxed) => {
-            OUTPUT.lock().drain(usize::MAX, Wait::Yes);
-            ring().push(now, event);
+            drain();
+            ring.push(cpu, event);
         }
-        Room::None => ring().dropped[kind] += 1,
+        Room::None => ring.drop_one(event.kind()),
     }
 }
 
+/// Makes room: all that is needed with `lossless`, else as much as goes without waiting.
 #[cold]
-fn drain_half() {
-    let wait = if LOSSLESS.load(Ordering::Relaxed) {
-        Wait::Yes
-    } else {
-        Wait::No
-    };
-    OUTPUT.lock().drain(usize::MAX, wait);
+fn drain() {
+    if LOSSLESS.load(Ordering::Relaxed) {
+        OUTPUT.lock().drain(usize::MAX, Wait::Yes);
+    } else if let Some(mut output) = OUTPUT.try_lock() {
+        output.drain(usize::MAX, Wait::No);
+    }
 }
 
 /// An event of the MMU (`trace=mmu`).
@@ -152,7 +161,7 @@ pub fn switch(to: u32, event: impl FnOnce() -> Event) {
     if enabled(SWITCH) {
         record(event());
     }
-    ring().tid = to;
+    ring(arch::cpu::id()).set_tid(to);
 }
 
 /// Tells what a number stands for, in order with the events.
@@ -160,19 +169,11 @@ pub fn meta(meta: Meta) {
     if MASK.load(Ordering::Relaxed) == 0 {
         return;
     }
-    let mut ring = ring();
-    if !ring.meta_room() {
-        drop(ring);
-        let wait = if LOSSLESS.load(Ordering::Relaxed) {
-            Wait::Yes
-        } else {
-            Wait::No
-        };
-        OUTPUT.lock().drain(usize::MAX, wait);
-        ring = ring::ring();
+    if !meta::push(meta) {
+        drain();
+        // Without room even now it is left to the rotation.
+        meta::push(meta);
     }
-    // Without room even now it is left to the rotation.
-    ring.push_meta(meta);
 }
 
 /// A raw `defmt` frame, in order with this CPU's events.
@@ -199,27 +200,53 @@ pub fn console(fd: u8, bytes: &[u8]) {
     }
 }
 
-/// The tick: sends some of what waits, so that a live listener is not far behind.
+/// What is told again and again.
+static ROTATION: Lock<Rotation> = Lock::new(Rank::Rotation, Rotation::Done);
+
+/// The boot CPU's tick: sends some of what waits, so that a live listener is not far behind.
 pub fn tick() {
-    let mut output = OUTPUT.lock();
+    let now = time::now();
+    // Before the output is locked, which must be the last lock.
+    let facts = output::snapshot_due(now).then(Facts::gather);
+    let Some(mut output) = OUTPUT.try_lock() else {
+        // Somebody is at it. What is due now will be due then.
+        return;
+    };
     output.pump();
     output.drain(TICK_BATCHES, Wait::No);
-    output.heartbeat(time::now());
+    let said_hello = output.heartbeat(now, facts);
+    let room = output.has_room();
+    drop(output);
+    let mut rotation = ROTATION.lock();
+    if said_hello && matches!(*rotation, Rotation::Done) && MASK.load(Ordering::Relaxed) != 0 {
+        *rotation = Rotation::Processes(0);
+    }
+    if room {
+        match rotation.next() {
+            Some(Subject::Process(process)) => process.announce(),
+            Some(Subject::File(node)) => meta(Meta::File(node)),
+            None => {}
+        }
+    }
 }
 
-/// There is nothing to do until the timer interrupt at `until`: sends what waits.
-pub fn idle(until: u64) {
-    let mut output = OUTPUT.lock();
+/// There is nothing to do until the timer interrupt at `until`, or until `woken`: sends what waits.
+pub fn idle(until: u64, woken: impl Fn() -> bool) {
     loop {
+        // One CPU does it; the others sleep.
+        let Some(mut output) = OUTPUT.try_lock() else {
+            return;
+        };
         let drained = output.drain(TICK_BATCHES, Wait::No);
-        if output.pump() && drained || time::now() >= until {
+        if output.pump() && drained || time::now() >= until || woken() {
             return;
         }
     }
 }
 
-/// Sends everything, and the end.
+/// Sends everything, and the end. No other CPU runs any more.
 pub fn end(code: i32) {
     arch::mmu::set_traced(false);
-    OUTPUT.lock().end(code);
+    let facts = Facts::gather();
+    OUTPUT.lock().end(code, facts);
 }

@@ -2,13 +2,14 @@
 //!
 //! Nothing here may log: the logger ends up in this file.
 
-use super::meta::{self, Meta, Rotation};
-use super::ring::ring;
+use super::meta::{self, Meta};
+use super::ring::{Merge, Ring, ring, rings};
 use crate::arch::{self, time};
 use crate::driver::uart;
+use crate::process;
 use crate::process::options::{Level, Options};
-use crate::process::{self, random};
 use alloc::collections::VecDeque;
+use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{Lock, Rank};
 use wire::batch::Encoder;
 use wire::event::KINDS;
@@ -38,16 +39,42 @@ pub struct Output {
     encoder: Encoder,
     frame: [u8; MAX_FRAME],
     queue: VecDeque<u8>,
-    rotation: Rotation,
     next_hello: u64,
-    next_snapshot: u64,
     early: [u8; EARLY],
     early_len: usize,
     early_lost: u32,
 }
 
-/// The stream of this machine. Lock order: last of all, but for the process table, which the
-/// rotation looks into (and nothing emits an event while it holds the table).
+/// When the next snapshot is due. Only the boot CPU's tick uses it.
+static NEXT_SNAPSHOT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Whether a snapshot is due.
+pub fn snapshot_due(now: u64) -> bool {
+    now >= NEXT_SNAPSHOT.load(Ordering::Relaxed)
+}
+
+/// What a snapshot says of the machine, to be known before the output is locked.
+pub struct Facts {
+    free_frames: u64,
+    total_frames: u64,
+    heap_bytes: u64,
+    processes: u32,
+}
+
+impl Facts {
+    /// As of now.
+    pub fn gather() -> Facts {
+        let memory = arch::mmu::memory();
+        Facts {
+            free_frames: memory.frames.free_count(),
+            total_frames: memory.frames.total(),
+            heap_bytes: arch::heap::bytes(),
+            processes: process::table::count(),
+        }
+    }
+}
+
+/// The stream of this machine. Lock order: last of all, but for the `Meta`s that wait.
 pub static OUTPUT: Lock<Output> = Lock::new(Rank::Output, Output::new());
 
 impl Output {
@@ -60,9 +87,7 @@ impl Output {
             encoder: Encoder::new(),
             frame: [0; MAX_FRAME],
             queue: VecDeque::new(),
-            rotation: Rotation::Done,
             next_hello: 0,
-            next_snapshot: 0,
             early: [0; EARLY],
             early_len: 0,
             early_lost: 0,
@@ -70,13 +95,13 @@ impl Output {
     }
 
     /// Says hello, and what was logged before; returns how many log frames were lost by then.
-    pub fn start(&mut self) -> u32 {
+    pub fn start(&mut self, nonce: u64) -> u32 {
         self.queue.reserve(QUEUE);
-        self.nonce = random::number();
+        self.nonce = nonce;
         self.started = true;
         let now = time::now();
         self.next_hello = now;
-        self.next_snapshot = now + time::hz();
+        NEXT_SNAPSHOT.store(now + time::hz(), Ordering::Relaxed);
         self.hello(now);
         let mut at = 0;
         while at + 2 <= self.early_len {
@@ -106,62 +131,54 @@ impl Output {
         }
     }
 
-    /// Moves events from this CPU's ring to the line: at most `batches` of them, and with
-    /// `Wait::No` only while the queue has room. True if the ring is empty.
+    /// Moves events from the rings to the line, in order: at most `batches` of them, and with
+    /// `Wait::No` only while the queue has room. True if all that there were are gone.
     pub fn drain(&mut self, batches: usize, wait: Wait) -> bool {
+        let mut merge = Merge::new();
         for _ in 0..batches {
             if wait == Wait::No && !self.has_room() {
                 return false;
             }
-            let mut ring = ring();
-            while let Some(record) = ring.front() {
-                let kind = record.event.kind();
+            let until = meta::first();
+            while let Some(record) = merge.front(until) {
                 if self.encoder.push(record).is_err() {
                     break;
                 }
-                ring.emitted[kind] += 1;
-                ring.pop();
+                merge.pop(record.event.kind());
             }
             if self.encoder.is_empty() {
-                let meta = ring.pop_meta();
-                drop(ring);
-                match meta {
-                    Some(meta) => self.meta(&meta, wait),
-                    None => return true,
+                if until >= merge.horizon() {
+                    return true;
+                }
+                if let Some(meta) = meta::pop() {
+                    self.meta(&meta, wait);
                 }
                 continue;
             }
-            let dropped = ring.dropped.iter().sum();
-            drop(ring);
+            let dropped = rings().iter().flat_map(Ring::dropped).sum();
             let cpu = arch::cpu::id() as u8;
             let len = self
                 .encoder
                 .finish(cpu, self.sequence, dropped, &mut self.frame);
             self.sent(len, wait);
         }
-        ring().is_empty()
+        false
     }
 
-    /// What is due: a hello, a snapshot, a piece of the rotation.
-    pub fn heartbeat(&mut self, now: u64) {
-        if now >= self.next_hello && self.has_room() {
+    /// What is due: a hello, a snapshot. Whether it said hello.
+    pub fn heartbeat(&mut self, now: u64, facts: Option<Facts>) -> bool {
+        if let Some(facts) = facts
+            && self.has_room()
+        {
+            NEXT_SNAPSHOT.store(now + time::hz(), Ordering::Relaxed);
+            self.snapshots(now, &facts);
+        }
+        let due = now >= self.next_hello && self.has_room();
+        if due {
             self.next_hello = now + 2 * time::hz();
             self.hello(now);
-            if matches!(self.rotation, Rotation::Done)
-                && process::options::options().level > Level::Off
-            {
-                self.rotation = Rotation::Processes(0);
-            }
         }
-        if now >= self.next_snapshot && self.has_room() {
-            self.next_snapshot = now + time::hz();
-            self.snapshot(now);
-        }
-        if self.has_room()
-            && let Some(meta) = self.rotation.next()
-        {
-            self.meta(&meta, Wait::No);
-        }
+        due
     }
 
     fn meta(&mut self, meta: &Meta, wait: Wait) {
@@ -179,7 +196,7 @@ impl Output {
             build_id: arch::layout::build_id(),
             board: frame::clip(board.name, MAX_CONTENT / 4),
             midr: arch::cpu::midr(),
-            cpus: board.cpus as u8,
+            cpus: rings().len() as u8,
             counter_hz: time::hz(),
             ram_bytes: memory.frames.total() * memory::PAGE_SIZE,
             asid_bits: memory.asids.bits(),
@@ -190,7 +207,7 @@ impl Output {
                 Level::Mmu => TraceLevel::Mmu,
             },
             lossless: options.lossless,
-            ring: ring().capacity() as u32,
+            ring: ring(0).capacity() as u32,
             fork: options.fork,
             boot_nonce: self.nonce,
             bootargs: frame::clip(board.bootargs, MAX_CONTENT / 2),
@@ -199,40 +216,41 @@ impl Output {
         self.send(Body::Hello(hello), Wait::Yes);
     }
 
-    fn snapshot(&mut self, now: u64) {
-        let memory = arch::mmu::memory();
-        let ring = ring();
-        let snapshot = frame::Snapshot {
-            time: now,
-            free_frames: memory.frames.free_count(),
-            total_frames: memory.frames.total(),
-            kernel_heap_bytes: arch::heap::bytes(),
-            processes: process::table::count(),
-            emitted: ring.emitted,
-            dropped: ring.dropped,
-            ring_high_water: ring.high_water as u32,
-        };
-        drop(ring);
-        self.send(Body::Snapshot(snapshot), Wait::Yes);
+    /// A snapshot of each CPU.
+    fn snapshots(&mut self, now: u64, facts: &Facts) {
+        for (cpu, ring) in rings().iter().enumerate() {
+            let snapshot = frame::Snapshot {
+                time: now,
+                free_frames: facts.free_frames,
+                total_frames: facts.total_frames,
+                kernel_heap_bytes: facts.heap_bytes,
+                processes: facts.processes,
+                emitted: ring.emitted(),
+                dropped: ring.dropped(),
+                ring_high_water: ring.high_water() as u32,
+            };
+            self.send_as(cpu as u8, Body::Snapshot(snapshot), Wait::Yes);
+        }
     }
 
     /// The last words: totals, and everything down the line.
-    pub fn end(&mut self, code: i32) {
+    pub fn end(&mut self, code: i32, facts: Facts) {
         self.drain(usize::MAX, Wait::Yes);
         let now = time::now();
-        self.snapshot(now);
-        let ring = ring();
-        let (emitted, dropped): ([u64; KINDS], [u64; KINDS]) = (ring.emitted, ring.dropped);
-        drop(ring);
-        let free_frames = arch::mmu::memory().frames.free_count();
+        self.snapshots(now, &facts);
+        let total = |of: fn(&Ring) -> [u64; KINDS]| {
+            rings().iter().map(of).fold([0; KINDS], |sum, counts| {
+                core::array::from_fn(|kind| sum[kind] + counts[kind])
+            })
+        };
         let frames_sent = self.frames + 1;
         self.send(
             Body::End(frame::End {
                 code,
                 time: now,
-                free_frames,
-                emitted,
-                dropped,
+                free_frames: facts.free_frames,
+                emitted: total(Ring::emitted),
+                dropped: total(Ring::dropped),
                 frames_sent,
             }),
             Wait::Yes,
@@ -242,7 +260,11 @@ impl Output {
 
     /// Sends one frame.
     pub fn send(&mut self, body: Body<'_>, wait: Wait) {
-        let envelope = Envelope::new(arch::cpu::id() as u8, self.sequence, body);
+        self.send_as(arch::cpu::id() as u8, body, wait);
+    }
+
+    fn send_as(&mut self, cpu: u8, body: Body<'_>, wait: Wait) {
+        let envelope = Envelope::new(cpu, self.sequence, body);
         if let Ok(len) = frame::encode(&envelope, &mut self.frame) {
             self.sent(len, wait);
         }
@@ -266,7 +288,7 @@ impl Output {
     }
 
     /// Whether a frame of any size fits in the queue.
-    fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         QUEUE - self.queue.len() >= MAX_FRAME
     }
 

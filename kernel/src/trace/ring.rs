@@ -1,39 +1,82 @@
-//! One CPU's ring of events. Only that CPU touches it, with interrupts masked.
+//! The CPUs' rings of events. A CPU puts its own in, with interrupts masked; whoever has the output
+//! locked takes them out, of all rings in the order of time.
+//!
+//! The order is decided by [`next_time`]: no two events have the same time. Before a CPU takes a
+//! time for an event it says so (`claimed`), and afterwards that the event is there (`written`). So
+//! whoever takes a time itself, and then waits for the events that are claimed by then, has seen all
+//! events before that time.
 
-use super::meta::Meta;
-use crate::arch::{self, park::MAX_CPUS};
-use alloc::{collections::VecDeque, vec::Vec};
-use core::cell::{RefCell, RefMut};
+use crate::arch::{self, cpu::MAX_CPUS, secondary, time};
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use spin::Once;
 use wire::event::{Event, KINDS, Record};
 
-/// How many `Meta`s may wait for their place in the stream.
-const MAX_METAS: usize = 64;
+const _: () = assert!(MAX_CPUS <= wire::event::MAX_CPUS);
 
 /// A ring that holds fewer events is left to the tick and the idle loop: emptying it inline would
 /// interrupt the program every few events, which is what dropping is meant to avoid.
 const INLINE: usize = 1024;
 
-/// The events of one CPU that are not yet on the wire.
-pub struct Ring {
-    slots: Vec<MaybeUninit<Record>>,
-    /// Index of the oldest event.
-    head: usize,
-    len: usize,
-    /// With so many events in it, it is time to drain.
-    half: usize,
-    /// Events taken out so far.
-    taken: u64,
-    metas: VecDeque<(u64, Meta)>,
-    /// The running thread.
-    pub tid: u32,
-    /// Events put on the wire so far.
-    pub emitted: [u64; KINDS],
-    /// Events lost so far, because the ring was full.
-    pub dropped: [u64; KINDS],
-    /// The most events it ever held.
-    pub high_water: usize,
+/// The latest time that was given to an event.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// A time for an event: now, or as little later as makes it the only event of that time.
+#[inline]
+pub fn next_time() -> u64 {
+    let now = time::now();
+    let mut latest = LATEST.load(Ordering::Relaxed);
+    loop {
+        let next = now.max(latest + 1);
+        // Release: what this CPU said before is seen by whoever takes a later time. Acquire: by us.
+        match LATEST.compare_exchange_weak(latest, next, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return next,
+            Err(other) => latest = other,
+        }
+    }
 }
+
+type Slots = Vec<UnsafeCell<MaybeUninit<Record>>>;
+
+/// The events of one CPU that are not yet on the wire. The counts run on from boot.
+#[repr(align(128))]
+pub struct Ring {
+    slots: Once<Shared>,
+    /// Events whose time has been taken, or is about to be.
+    claimed: AtomicUsize,
+    /// Events that are in the ring, or were.
+    written: AtomicUsize,
+    /// Where the next one goes.
+    tail: AtomicUsize,
+    /// The running thread.
+    tid: AtomicU32,
+    dropped: [AtomicU64; KINDS],
+    high_water: AtomicUsize,
+    /// With so many events in it, it is time to drain.
+    half: AtomicUsize,
+    taken: Taken,
+}
+
+/// What the reader changes.
+#[repr(align(128))]
+struct Taken {
+    /// Events taken out.
+    count: AtomicUsize,
+    /// Where the oldest is.
+    head: AtomicUsize,
+    emitted: [AtomicU64; KINDS],
+}
+
+struct Shared(Slots);
+
+// SAFETY: a slot is written by the ring's CPU while it is not among the `written`, and read by the
+// one reader while it is and not yet `taken`; both counts are stored with Release after the
+// access and loaded with Acquire before it.
+unsafe impl Sync for Shared {}
+// SAFETY: records are plain data.
+unsafe impl Send for Shared {}
 
 /// Whether an event found room.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,130 +89,242 @@ pub enum Room {
     None,
 }
 
+/// A CPU's own counter: nobody else changes it, so it takes no read-modify-write.
+#[inline]
+fn add(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
 impl Ring {
     const fn new() -> Ring {
         Ring {
-            slots: Vec::new(),
-            head: 0,
-            len: 0,
-            half: 0,
-            taken: 0,
-            metas: VecDeque::new(),
-            tid: 0,
-            emitted: [0; KINDS],
-            dropped: [0; KINDS],
-            high_water: 0,
+            slots: Once::new(),
+            claimed: AtomicUsize::new(0),
+            written: AtomicUsize::new(0),
+            tail: AtomicUsize::new(0),
+            tid: AtomicU32::new(0),
+            dropped: [const { AtomicU64::new(0) }; KINDS],
+            high_water: AtomicUsize::new(0),
+            half: AtomicUsize::new(usize::MAX),
+            taken: Taken {
+                count: AtomicUsize::new(0),
+                head: AtomicUsize::new(0),
+                emitted: [const { AtomicU64::new(0) }; KINDS],
+            },
         }
     }
 
     /// Gives the ring room for `events`, or for as many as memory allows. `lossless`: half of it is
     /// time to drain, however small it is.
-    pub fn allocate(&mut self, events: usize, lossless: bool) {
-        let mut events = events.max(2);
-        while self.slots.try_reserve_exact(events).is_err() && events > 2 {
-            events /= 2;
-        }
-        self.slots.resize_with(events, MaybeUninit::uninit);
-        self.metas.reserve(MAX_METAS);
-        self.half = if lossless || events >= INLINE {
-            events / 2
-        } else {
-            usize::MAX
-        };
+    fn allocate(&self, events: usize, lossless: bool) {
+        self.slots.call_once(|| {
+            let mut events = events.max(2);
+            let mut slots = Vec::new();
+            while slots.try_reserve_exact(events).is_err() && events > 2 {
+                events /= 2;
+            }
+            slots.resize_with(events, || UnsafeCell::new(MaybeUninit::uninit()));
+            if lossless || events >= INLINE {
+                self.half.store(events / 2, Ordering::Relaxed);
+            }
+            Shared(slots)
+        });
+    }
+
+    #[inline]
+    fn slots(&self) -> &[UnsafeCell<MaybeUninit<Record>>] {
+        self.slots.get().map_or(&[], |slots| &slots.0)
     }
 
     /// How many events fit.
     pub fn capacity(&self) -> usize {
-        self.slots.len()
+        self.slots().len()
     }
 
-    /// Puts an event in, if there is room. Counts nothing.
+    /// Puts an event of this CPU in, whose ring it is, if there is room. Counts nothing.
     #[inline]
-    pub fn push(&mut self, time: u64, event: Event) -> Room {
-        if self.len == self.slots.len() {
+    pub fn push(&self, cpu: usize, event: Event) -> Room {
+        let slots = self.slots();
+        let written = self.written.load(Ordering::Relaxed);
+        let used = written - self.taken.count.load(Ordering::Acquire);
+        let tail = self.tail.load(Ordering::Relaxed);
+        if used >= slots.len() {
             return Room::None;
         }
-        let mut at = self.head + self.len;
-        if at >= self.slots.len() {
-            at -= self.slots.len();
-        }
-        self.slots[at].write(Record {
-            time,
-            tid: self.tid,
+        self.claimed.store(written + 1, Ordering::Relaxed);
+        let record = Record {
+            time: next_time(),
+            cpu: cpu as u8,
+            tid: self.tid.load(Ordering::Relaxed),
             event,
-        });
-        self.len += 1;
-        if self.len > self.high_water {
-            self.high_water = self.len;
+        };
+        // SAFETY: the slot is free, and ours until `written` says otherwise; see `Shared`.
+        unsafe { (*slots[tail].get()).write(record) };
+        self.written.store(written + 1, Ordering::Release);
+        let next = if tail + 1 == slots.len() { 0 } else { tail + 1 };
+        self.tail.store(next, Ordering::Relaxed);
+        let used = used + 1;
+        if used > self.high_water.load(Ordering::Relaxed) {
+            self.high_water.store(used, Ordering::Relaxed);
         }
-        if self.len == self.half {
+        if used == self.half.load(Ordering::Relaxed) {
             Room::Half
         } else {
             Room::Ample
         }
     }
 
-    /// The oldest event, if it comes before the next `Meta`.
-    pub fn front(&self) -> Option<&Record> {
-        if self.len == 0
-            || self
-                .metas
-                .front()
-                .is_some_and(|(position, _)| *position <= self.taken)
-        {
+    /// An event of this CPU is lost.
+    pub fn drop_one(&self, kind: usize) {
+        add(&self.dropped[kind]);
+    }
+
+    /// This CPU goes on with another thread.
+    #[inline]
+    pub fn set_tid(&self, tid: u32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// Waits until what is claimed is there. Another CPU is between the two for a few instructions.
+    fn settle(&self) {
+        let claimed = self.claimed.load(Ordering::Acquire);
+        while self.written.load(Ordering::Acquire) < claimed {
+            arch::cpu::relax();
+        }
+    }
+
+    /// The oldest event.
+    fn front(&self) -> Option<&Record> {
+        if self.is_empty() {
             return None;
         }
-        // SAFETY: the `len` slots from `head` on were written by `push` and not yet taken.
-        Some(unsafe { self.slots[self.head].assume_init_ref() })
+        let slot = self.slots().get(self.taken.head.load(Ordering::Relaxed))?;
+        // SAFETY: written, and not taken until `pop`, which the borrower calls later; see `Shared`.
+        Some(unsafe { (*slot.get()).assume_init_ref() })
     }
 
-    /// Drops the oldest event.
-    pub fn pop(&mut self) {
-        self.head += 1;
-        if self.head == self.slots.len() {
-            self.head = 0;
-        }
-        self.len -= 1;
-        self.taken += 1;
+    /// Drops the oldest event, which was put on the wire.
+    fn pop(&self, kind: usize) {
+        let head = self.taken.head.load(Ordering::Relaxed);
+        let next = if head + 1 == self.capacity() {
+            0
+        } else {
+            head + 1
+        };
+        self.taken.head.store(next, Ordering::Relaxed);
+        let count = self.taken.count.load(Ordering::Relaxed);
+        self.taken.count.store(count + 1, Ordering::Release);
+        add(&self.taken.emitted[kind]);
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0 && self.metas.is_empty()
+    fn is_empty(&self) -> bool {
+        self.taken.count.load(Ordering::Relaxed) == self.written.load(Ordering::Acquire)
     }
 
-    /// Whether another `Meta` may wait.
-    pub fn meta_room(&self) -> bool {
-        self.metas.len() < self.metas.capacity()
+    /// Events of each kind that were put on the wire since boot.
+    pub fn emitted(&self) -> [u64; KINDS] {
+        core::array::from_fn(|kind| self.taken.emitted[kind].load(Ordering::Relaxed))
     }
 
-    /// Queues a `Meta` behind the events so far, if there is room.
-    pub fn push_meta(&mut self, meta: Meta) {
-        if self.meta_room() {
-            self.metas.push_back((self.taken + self.len as u64, meta));
-        }
+    /// Events of each kind that were lost since boot, because the ring was full.
+    pub fn dropped(&self) -> [u64; KINDS] {
+        core::array::from_fn(|kind| self.dropped[kind].load(Ordering::Relaxed))
     }
 
-    /// The next `Meta`, if all events before it have been taken.
-    pub fn pop_meta(&mut self) -> Option<Meta> {
-        let (position, _) = self.metas.front()?;
-        if *position > self.taken {
-            return None;
-        }
-        self.metas.pop_front().map(|(_, meta)| meta)
+    /// The most events it ever held.
+    pub fn high_water(&self) -> usize {
+        self.high_water.load(Ordering::Relaxed)
     }
 }
 
-struct Rings([RefCell<Ring>; MAX_CPUS]);
+static RINGS: [Ring; MAX_CPUS] = [const { Ring::new() }; MAX_CPUS];
 
-// SAFETY: `ring` hands out this CPU's ring only, and the kernel runs with interrupts masked, so a
-// CPU's ring is never used by two flows at once; nested use on one CPU is caught by the RefCell.
-unsafe impl Sync for Rings {}
+/// The rings of the CPUs that run.
+pub fn rings() -> &'static [Ring] {
+    &RINGS[..secondary::online()]
+}
 
-static RINGS: Rings = Rings([const { RefCell::new(Ring::new()) }; MAX_CPUS]);
-
-/// This CPU's ring.
+/// The ring of the CPU with this number.
 #[inline]
-pub fn ring() -> RefMut<'static, Ring> {
-    RINGS.0[arch::cpu::id()].borrow_mut()
+pub fn ring(cpu: usize) -> &'static Ring {
+    &RINGS[cpu]
+}
+
+/// Gives every ring its room.
+pub fn allocate(events: usize, lossless: bool) {
+    for ring in rings() {
+        ring.allocate(events, lossless);
+    }
+}
+
+/// All events up to some moment, in order, to be taken by whoever has the output locked.
+pub struct Merge {
+    /// What comes later is left to the next time.
+    horizon: u64,
+    rings: &'static [Ring],
+    /// The ring with the oldest event, and up to when it has it.
+    current: Option<(usize, u64)>,
+}
+
+impl Merge {
+    /// Those up to now.
+    pub fn new() -> Merge {
+        let horizon = next_time();
+        let rings = rings();
+        for ring in rings {
+            ring.settle();
+        }
+        Merge {
+            horizon,
+            rings,
+            current: None,
+        }
+    }
+
+    /// The end of what is taken: everything before it is in order.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
+    /// The next event, if it is before `until`, too.
+    pub fn front(&mut self, until: u64) -> Option<&'static Record> {
+        let mut front = self.here(until);
+        if front.is_none() {
+            self.choose();
+            front = self.here(until);
+        }
+        front
+    }
+
+    /// Drops it.
+    pub fn pop(&mut self, kind: usize) {
+        if let Some((index, _)) = self.current {
+            self.rings[index].pop(kind);
+        }
+    }
+
+    /// The oldest event of the current ring, as long as it is the oldest of all.
+    fn here(&self, until: u64) -> Option<&'static Record> {
+        let (index, limit) = self.current?;
+        let limit = limit.min(until);
+        self.rings[index]
+            .front()
+            .filter(|record| record.time < limit)
+    }
+
+    /// Finds the ring with the oldest event.
+    fn choose(&mut self) {
+        let mut oldest = (u64::MAX, 0);
+        let mut second = self.horizon;
+        for (index, ring) in self.rings.iter().enumerate() {
+            let Some(record) = ring.front() else { continue };
+            if record.time < oldest.0 {
+                second = second.min(oldest.0);
+                oldest = (record.time, index);
+            } else {
+                second = second.min(record.time);
+            }
+        }
+        self.current = (oldest.0 < self.horizon).then_some((oldest.1, second));
+    }
 }

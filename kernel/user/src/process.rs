@@ -7,8 +7,9 @@ use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use linux_raw_sys::general::{
-    __NR_clone, __NR_execve, __NR_exit_group, __NR_getpid, __NR_getppid, __NR_prctl,
-    __NR_rt_sigaction, __NR_sched_yield, __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD,
+    __NR_clone, __NR_execve, __NR_exit_group, __NR_getcpu, __NR_getpid, __NR_getppid, __NR_prctl,
+    __NR_rt_sigaction, __NR_sched_getaffinity, __NR_sched_setaffinity, __NR_sched_yield,
+    __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD,
 };
 
 /// A process id.
@@ -311,4 +312,35 @@ pub fn ignore_signal(signal: u32) -> Result<()> {
         )
     }
     .map(drop)
+}
+
+/// The CPU that this runs on, or did a moment ago.
+pub fn cpu() -> Result<usize> {
+    let mut cpu = 0_u32;
+    // SAFETY: the kernel writes the number there, and nothing where the null pointers are.
+    unsafe { syscall(__NR_getcpu, [&raw mut cpu as usize, 0, 0]) }?;
+    Ok(cpu as usize)
+}
+
+/// The CPUs that this process may run on, a bit each.
+pub fn cpus() -> Result<u64> {
+    // As many as Linux may have.
+    let mut mask = [0_u64; 16];
+    let len = size_of_val(&mask);
+    // SAFETY: the kernel writes at most `len` bytes there.
+    unsafe { syscall(__NR_sched_getaffinity, [0, len, mask.as_mut_ptr() as usize]) }?;
+    Ok(mask[0])
+}
+
+/// Lets this process and the children that it will have run on these CPUs only.
+pub fn run_on(cpus: u64) -> Result<()> {
+    let mask = &raw const cpus as usize;
+    // SAFETY: the kernel reads eight bytes there.
+    unsafe { syscall(__NR_sched_setaffinity, [0, size_of::<u64>(), mask]) }?;
+    Ok(())
+}
+
+/// Stays on the CPU that this runs on, with the children that it will have: they take turns.
+pub fn stay_on_one_cpu() -> Result<()> {
+    run_on(1 << cpu()?)
 }

@@ -1,4 +1,5 @@
-//! Batches: runs of records of one CPU, delta-coded, each decodable without the others.
+//! Batches: runs of records in the order in which they happened on all CPUs, delta-coded, each
+//! decodable without the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub struct Batch<'a> {
     pub time: u64,
     /// The first record's thread.
     pub tid: u32,
-    /// Events that this CPU has dropped since boot, when the batch was finished.
+    /// Events that all CPUs have dropped since boot, when the batch was finished.
     pub dropped: u64,
     /// How many records there are, so that a decoder that cannot read one knows what it misses.
     pub count: u16,
@@ -94,7 +95,8 @@ impl Encoder {
 
     /// Writes what was pushed as a complete frame and starts anew; the frame's length in bytes.
     ///
-    /// `seq` is the stream's next sequence number, `dropped` what this CPU has dropped since boot.
+    /// `cpu` is the one that sends it, `seq` the stream's next sequence number, `dropped` what all
+    /// CPUs have dropped since boot.
     pub fn finish(&mut self, cpu: u8, seq: u32, dropped: u64, out: &mut [u8; MAX_FRAME]) -> usize {
         let batch = Batch {
             time: self.time,

@@ -10,11 +10,17 @@
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 
+/// CPUs that a stream can tell apart.
+pub const MAX_CPUS: usize = 16;
+
 /// One event of one CPU, as recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Schema)]
 pub struct Record {
-    /// CNTVCT_EL0 when the event was recorded.
+    /// CNTVCT_EL0 when the event was recorded, or a little more: no two events of a machine have
+    /// the same time, and the order of times is the order in which they were recorded.
     pub time: u64,
+    /// The CPU, below [`MAX_CPUS`].
+    pub cpu: u8,
     /// The thread that was running (0 before the first one, or in the idle loop).
     pub tid: u32,
     /// What happened.

@@ -366,7 +366,8 @@ fn new_fields_at_a_body_s_end_are_read_over() {
 
 #[test]
 fn an_unknown_event_ends_its_batch_and_is_counted() {
-    let unknown_kind = [0x3f, 0, 1, 2];
+    let unknown_kind = [0x3e, 0, 1, 2];
+    let unknown_cpu = [0x3f, 16, 0, 0, 0];
     let unknown_value = [0x10, 0, 99];
     let missing_bytes = [0x10, 0];
     let empty_slot = [0xf0, 0, 0];
@@ -375,6 +376,7 @@ fn an_unknown_event_ends_its_batch_and_is_counted() {
         (&unknown_value, batch::Error::Unknown { skipped: 5 }),
         (&missing_bytes, batch::Error::Malformed { skipped: 5 }),
         (&empty_slot, batch::Error::Malformed { skipped: 5 }),
+        (&unknown_cpu, batch::Error::Malformed { skipped: 5 }),
     ] {
         let batch = batch::Batch {
             time: 0,

@@ -140,6 +140,7 @@ fn batches() -> Vec<(String, Vec<Record>)> {
                 );
                 let mut record = Record {
                     time: 50 * index,
+                    cpu: 0,
                     tid: 2,
                     event: Event::Fault(fault),
                 };

@@ -216,6 +216,7 @@ fn a_descriptor_is_its_frame_and_its_attributes() {
         };
         let records = [Record {
             time: 0,
+            cpu: 0,
             tid: 0,
             event,
         }];

@@ -35,6 +35,7 @@ fn any_regular_steps_are_predicted() {
         let records: Vec<_> = (0..4096)
             .map(|index| wire::event::Record {
                 time: 100 * index as u64,
+                cpu: 0,
                 tid: 2,
                 event: wire::event::Event::Fault(fault(index)),
             })

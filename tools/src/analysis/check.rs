@@ -3,6 +3,8 @@
 use serde::Serialize;
 use wire::event::Space;
 
+use super::overlap::{Object, Overlap};
+
 /// What was compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +73,8 @@ pub struct Tally {
     pub differed: u64,
     /// The trace could not tell (loss, late start, eager copies).
     pub unknown: u64,
+    /// They did not agree, but another CPU changed the same thing at the same time.
+    pub concurrent: u64,
 }
 
 /// Findings kept in full; more are only counted.
@@ -104,23 +108,74 @@ impl Checks {
         trace: Option<T>,
         show: impl Fn(&T) -> String,
     ) {
+        if let Some(finding) = self.differs(subject, spot, kernel, trace, show) {
+            self.found(finding);
+        }
+    }
+
+    /// Compares what other CPUs may change at the same time: a difference is for `overlap` to judge.
+    pub fn compare_shared<T: PartialEq>(
+        &mut self,
+        subject: Subject,
+        spot: Spot,
+        (kernel, trace): (T, Option<T>),
+        (overlap, objects): (&mut Overlap, impl FnOnce(&Overlap) -> Vec<Object>),
+        show: impl Fn(&T) -> String,
+    ) {
+        match self.differs(subject, spot, kernel, trace, show) {
+            Some(finding) if overlap.possible() => {
+                let objects = objects(overlap);
+                overlap.doubt(finding, objects);
+            }
+            Some(finding) => self.found(finding),
+            None => {}
+        }
+    }
+
+    fn differs<T: PartialEq>(
+        &mut self,
+        subject: Subject,
+        spot: Spot,
+        kernel: T,
+        trace: Option<T>,
+        show: impl Fn(&T) -> String,
+    ) -> Option<Finding> {
         let tally = &mut self.tallies[subject as usize];
         match trace {
             None => tally.unknown += 1,
             Some(trace) if trace == kernel => tally.agreed += 1,
             Some(trace) => {
-                tally.differed += 1;
-                if self.findings.len() < FINDINGS_MAX {
-                    self.findings.push(Finding {
-                        subject,
-                        time: spot.time,
-                        space: spot.space,
-                        address: spot.address,
-                        kernel: show(&kernel),
-                        trace: show(&trace),
-                    });
-                }
+                return Some(Finding {
+                    subject,
+                    time: spot.time,
+                    space: spot.space,
+                    address: spot.address,
+                    kernel: show(&kernel),
+                    trace: show(&trace),
+                });
             }
+        }
+        None
+    }
+
+    fn found(&mut self, finding: Finding) {
+        self.tallies[finding.subject as usize].differed += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Counts what `overlap` has judged.
+    pub fn decide(&mut self, overlap: &mut Overlap) {
+        if overlap.has_decided() {
+            let decided = overlap.decided();
+            for finding in decided.excused {
+                self.tallies[finding.subject as usize].concurrent += 1;
+            }
+            decided
+                .findings
+                .into_iter()
+                .for_each(|finding| self.found(finding));
         }
     }
 
@@ -137,6 +192,7 @@ impl Checks {
                 agreed: sum.agreed + tally.agreed,
                 differed: sum.differed + tally.differed,
                 unknown: sum.unknown + tally.unknown,
+                concurrent: sum.concurrent + tally.concurrent,
             })
     }
 

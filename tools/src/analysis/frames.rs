@@ -18,6 +18,10 @@ pub struct Frames {
     /// Real frames behind stand-ins that leaves still name.
     real: FxHashMap<u64, u64>,
     stand_ins: u64,
+    /// Whether changes are kept.
+    pub(super) keep_changes: bool,
+    /// Frames whose references have changed, by their real numbers, since this was last emptied.
+    pub(super) changed: Vec<u64>,
 }
 
 impl Frames {
@@ -63,6 +67,7 @@ impl Frames {
     /// One more; returns the new count.
     pub fn acquire(&mut self, frame: u64) -> u32 {
         let behind = self.behind(frame);
+        self.changes(behind.unwrap_or(frame));
         let mut count = 0;
         for frame in [Some(frame), behind].into_iter().flatten() {
             let slot = self.count_mut(frame);
@@ -75,6 +80,7 @@ impl Frames {
     /// One less; returns the new count, or `None` if there was none to drop.
     pub fn release(&mut self, frame: u64) -> Option<u32> {
         let behind = self.behind(frame);
+        self.changes(behind.unwrap_or(frame));
         let slot = self.count_mut(frame);
         *slot = slot.checked_sub(1)?;
         let count = *slot;
@@ -87,6 +93,12 @@ impl Frames {
         let slot = self.count_mut(behind);
         *slot = slot.checked_sub(1)?;
         Some(*slot)
+    }
+
+    fn changes(&mut self, frame: u64) {
+        if self.keep_changes {
+            self.changed.push(frame);
+        }
     }
 
     /// The real frame behind a stand-in.

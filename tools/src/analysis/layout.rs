@@ -7,6 +7,7 @@ use wire::event::{self, Fault, ForkMode, Outcome, Space};
 use super::check::{Spot, Subject};
 use super::descriptor::{LEAVES, PAGE_SIZE};
 use super::machine::Machine;
+use super::overlap::{Object, Overlap};
 use super::process::Process;
 use super::space::{AddressSpace, ForkId, How, Leaf, TableId};
 
@@ -161,6 +162,7 @@ impl Machine {
         for (slot, table) in shared {
             let shared = self.tables.get_mut(*table);
             (shared.parents, shared.fork) = (shared.parents + 1, id);
+            self.overlap.change(Object::Table(*table));
             child.slots.insert(*slot, *table);
         }
         let below = self.classes(shared.iter().map(|(_, table)| *table));
@@ -288,6 +290,10 @@ impl Machine {
         };
         match fault.outcome {
             Outcome::TableUnshare => self.unshare(fault.space, slot),
+            // Another CPU has left the table to this one, and is about to tell.
+            Outcome::TableReuse if self.tables.get(table).parents > 1 => {
+                self.unshare(fault.space, slot)
+            }
             Outcome::TableReuse => std::mem::take(&mut self.tables.get_mut(table).fork),
             _ => 0,
         }
@@ -308,6 +314,7 @@ impl Machine {
             self.tables.get_mut(table).fork = 0;
             return fork;
         }
+        self.overlap.change(Object::Table(table));
         let shared = self.tables.get_mut(table);
         for leaf in shared
             .leaves
@@ -470,8 +477,20 @@ impl Machine {
         let show = |&(dropped, freed): &(u32, u32)| {
             format!("{dropped} references dropped, {freed} frames freed")
         };
-        self.checks
-            .compare(Subject::Drop, spot, (dropped, freed), trace, show);
+        // What the event at hand has changed so far is what it dropped.
+        let frames = &self.frames.changed;
+        let objects = |overlap: &Overlap| {
+            let mut objects = overlap.changes();
+            objects.extend(frames.iter().map(|frame| Object::Frame(*frame)));
+            objects
+        };
+        self.checks.compare_shared(
+            Subject::Drop,
+            spot,
+            ((dropped, freed), trace),
+            (&mut self.overlap, objects),
+            show,
+        );
     }
 
     fn drop_leaves(&mut self, table: TableId, leaves: Range<usize>, total: &mut Dropped) {
@@ -491,6 +510,7 @@ impl Machine {
     }
 
     fn drop_table(&mut self, table: TableId, total: &mut Dropped) {
+        self.overlap.change(Object::Table(table));
         let parents = &mut self.tables.get_mut(table).parents;
         *parents -= 1;
         if *parents == 0 {

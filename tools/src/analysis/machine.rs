@@ -14,6 +14,7 @@ use super::check::{Checks, Spot, Subject};
 use super::descriptor::{Descriptor, LEAVES, PAGE_SIZE, Ttbr0};
 use super::fork::{Forks, Parting};
 use super::frames::Frames;
+use super::overlap::{Object, Overlap};
 use super::process::{Activity, Kill, Process};
 use super::space::{AddressSpace, Code, ForkId, How, Leaf, TableId, Tables};
 
@@ -69,6 +70,8 @@ pub struct Machine {
     pub faults_traced: bool,
     /// By parent, the tables that the fork under way has shared so far: by child, their addresses.
     pub(super) sharing: FxHashMap<Space, Vec<(Space, Range<u64>)>>,
+    /// What several CPUs do at the same time.
+    pub(super) overlap: Overlap,
     /// Set by a loss, and for good: reference counts are no longer certain.
     pub uncertain: bool,
     /// Counter ticks of the first event and of the last.
@@ -187,8 +190,32 @@ impl Machine {
         self.events[record.event.kind()] += 1;
         let (first, last) = self.period.unwrap_or((record.time, record.time));
         self.period = Some((first.min(record.time), last.max(record.time)));
-        let time = record.time;
-        match record.event {
+        self.overlap.begin(record);
+        let change = self.change(record.time, &record.event);
+        if self.overlap.possible() {
+            for frame in self.frames.changed.drain(..) {
+                self.overlap.change(Object::Frame(frame));
+            }
+            self.overlap.end(&record.event);
+            self.checks.decide(&mut self.overlap);
+        }
+        change
+    }
+
+    /// The machine has so many CPUs.
+    pub fn set_cpus(&mut self, cpus: u8) {
+        self.overlap.set_cpus(cpus);
+        self.frames.keep_changes = cpus > 1;
+    }
+
+    /// There are no more events.
+    pub fn finish(&mut self) {
+        self.overlap.finish();
+        self.checks.decide(&mut self.overlap);
+    }
+
+    fn change(&mut self, time: u64, event: &Event) -> Change {
+        match *event {
             Event::Fault(ref fault) => return self.fault(time, fault),
             Event::SpaceNew { space, root, asid } => {
                 self.drop_space(space);
@@ -424,6 +451,7 @@ impl Machine {
         let before = self.before(&here, before, Descriptor(fault.old));
         // Before a table is copied, and with it each of its references.
         let references = self.references(&here, fault.refs, &before);
+        self.tell_table(here.table);
         let table_fork = match fault.outcome {
             Outcome::TableUnshare | Outcome::TableReuse => self.table_fault(fault),
             _ => 0,
@@ -493,6 +521,15 @@ impl Machine {
         before
     }
 
+    /// A table that others share, or did: what happens to it may concern them.
+    fn tell_table(&mut self, table: Option<TableId>) {
+        if let Some(table) = table
+            && (self.tables.get(table).parents > 1 || self.tables.get(table).fork != 0)
+        {
+            self.overlap.change(Object::Table(table));
+        }
+    }
+
     /// References to the frame before the fault, checked against the kernel's count.
     fn references(&mut self, here: &Here, kernel: u32, before: &Leaf) -> Option<u32> {
         let frame = before.counted_frame()?;
@@ -501,10 +538,21 @@ impl Machine {
         let hold = u32::from(before.descriptor.file());
         let references = known.then(|| self.frames.references(frame) + hold);
         if kernel != 0 {
-            self.checks
-                .compare(Subject::References, here.spot, kernel, references, |n| {
-                    format!("{n} to frame {frame:#x}")
-                });
+            let real = self.frames.known(frame).unwrap_or(frame);
+            let objects = |_: &Overlap| {
+                let table = here.table.map(Object::Table);
+                [Some(Object::Frame(real)), table]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            };
+            self.checks.compare_shared(
+                Subject::References,
+                here.spot,
+                (kernel, references),
+                (&mut self.overlap, objects),
+                |n| format!("{n} to frame {frame:#x}"),
+            );
         }
         references
     }
@@ -544,10 +592,14 @@ impl Machine {
             let references = self.frames.acquire(frame);
             if new.anonymous() {
                 let trace = (!self.uncertain).then_some(references);
-                self.checks
-                    .compare(Subject::NewFrame, here.spot, 1, trace, |n| {
-                        format!("{n} references to the new frame {frame:#x}")
-                    });
+                let objects = |_: &Overlap| vec![Object::Frame(frame)];
+                self.checks.compare_shared(
+                    Subject::NewFrame,
+                    here.spot,
+                    (1, trace),
+                    (&mut self.overlap, objects),
+                    |n| format!("{n} references to the new frame {frame:#x}"),
+                );
             }
         }
         if let Some(frame) = released {

@@ -11,6 +11,7 @@ pub mod frames;
 mod layout;
 pub mod loss;
 pub mod machine;
+pub mod overlap;
 pub mod process;
 pub mod space;
 pub mod stream;

@@ -171,8 +171,6 @@ struct Sent {
     /// Emitted before the trace began.
     base: Option<[u64; KINDS]>,
     emitted: Option<[u64; KINDS]>,
-    dropped_base: Option<u64>,
-    dropped: u64,
     dropped_by_kind: [u64; KINDS],
 }
 
@@ -194,6 +192,8 @@ pub struct State {
     /// Bytes read.
     pub bytes: u64,
     sent: Vec<Sent>,
+    /// Events that all CPUs had dropped when the trace began, and since then.
+    dropped: Option<(u64, u64)>,
 }
 
 /// The input is no trace that this tool can read.
@@ -267,6 +267,7 @@ pub fn read(input: &mut dyn Read, observer: &mut impl Observer) -> io::Result<St
         };
         return Err(io::Error::new(ErrorKind::InvalidData, error));
     }
+    state.machine.finish();
     state.losses.no_end = more && state.ended.is_none();
     state.sum_up();
     Ok(state)
@@ -350,10 +351,12 @@ impl Reader {
             state.losses.reboots += 1;
             state.machine = Machine::new(self.expected == Some(1), about.faults_traced);
             state.sent.clear();
+            state.dropped = None;
             (state.ended, state.memory) = (None, None);
             observer.restart();
         }
         state.machine.faults_traced = about.faults_traced;
+        state.machine.set_cpus(about.cpus);
         state.about = Some(about);
     }
 
@@ -362,10 +365,11 @@ impl Reader {
         let cpu = envelope.cpu;
         match &envelope.body {
             Body::Batch(batch) => {
-                state.dropped(cpu, batch.dropped);
+                state.dropped(batch.dropped);
                 for record in batch.records() {
                     match record {
                         Ok(record) => {
+                            let cpu = record.cpu;
                             state.sent_mut(cpu).received[record.event.kind()] += 1;
                             observer.before(state, cpu, &record);
                             let change = state.machine.apply(&record);
@@ -397,7 +401,11 @@ impl Reader {
                 let late = state.losses.late_start;
                 let sent = state.sent_mut(cpu);
                 sent.snapshot(&snapshot.emitted, &snapshot.dropped, late);
-                state.dropped(cpu, snapshot.dropped.iter().sum());
+                // Of the CPUs heard so far: no more than all of them, and so no base.
+                if !late || state.dropped.is_some() {
+                    let kinds = state.sent.iter().flat_map(|sent| sent.dropped_by_kind);
+                    state.dropped(kinds.sum());
+                }
                 let before = state.memory;
                 state.memory = Some(Memory {
                     free_frames: snapshot.free_frames,
@@ -451,17 +459,14 @@ impl State {
         &mut self.sent[index]
     }
 
-    /// A CPU has dropped this many events since boot.
-    fn dropped(&mut self, cpu: u8, dropped: u64) {
-        let late = self.losses.late_start;
-        let sent = self.sent_mut(cpu);
-        let base = *sent
-            .dropped_base
-            .get_or_insert(if late { dropped } else { 0 });
-        let dropped = dropped.saturating_sub(base);
-        let more = dropped.saturating_sub(sent.dropped);
+    /// The CPUs have dropped at least this many events since boot.
+    fn dropped(&mut self, dropped: u64) {
+        let before = if self.losses.late_start { dropped } else { 0 };
+        let (base, known) = self.dropped.get_or_insert((before, 0));
+        let dropped = dropped.saturating_sub(*base);
+        let more = dropped.saturating_sub(*known);
         if more > 0 {
-            sent.dropped = dropped;
+            *known = dropped;
             self.losses.events_dropped += more;
             self.machine.lost();
         }

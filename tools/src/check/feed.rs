@@ -1,7 +1,6 @@
-//! From the trace to the checker: its words, in the order of time.
+//! From the trace to the checker: its words.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
 use model::checker::{At, Checker, Contents, Event, Operation};
 use model::{Scope, Tlbi};
@@ -11,8 +10,6 @@ use wire::{Body, Item};
 use crate::analysis::descriptor::Descriptor;
 use crate::analysis::stream::{Observer, State};
 
-/// Events that wait for a slower CPU at most.
-const HELD_MAX: usize = 1 << 20;
 /// Events shown with a violation.
 const CONTEXT: usize = 12;
 /// Events remembered, to choose those from.
@@ -26,52 +23,19 @@ pub struct Feed {
     pub contexts: Vec<Vec<(At, Event)>>,
     /// Events of any kind.
     pub events: u64,
-    /// Events that came after later ones of another CPU had been checked.
+    /// Events that came after later ones.
     pub late: u64,
+    latest: u64,
     recent: VecDeque<(At, Event)>,
-    held: BinaryHeap<Reverse<Held>>,
-    /// The latest time of each CPU.
-    seen: BTreeMap<u8, u64>,
-    checked: u64,
     /// The next frame's number.
     expected: Option<u32>,
-    /// What each CPU has dropped so far.
-    dropped: BTreeMap<u8, u64>,
+    /// Events that all CPUs have dropped so far.
+    dropped: u64,
+    /// The same by CPU, as of their last snapshots.
+    dropped_by_cpu: Vec<u64>,
     unreadable: u64,
     /// The batch that is being read may have had its loss anywhere.
     lossy_batch: bool,
-}
-
-/// Ordered by time, and in the order of arrival where that is the same.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
-    time: u64,
-    arrival: u64,
-    cpu: u8,
-    event: Ordered,
-}
-
-/// Not compared: the arrival is unique.
-struct Ordered(Event);
-
-impl PartialEq for Ordered {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Ordered {}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
 }
 
 impl Feed {
@@ -82,45 +46,19 @@ impl Feed {
             contexts: Vec::new(),
             events: 0,
             late: 0,
+            latest: 0,
             recent: VecDeque::new(),
-            held: BinaryHeap::new(),
-            seen: BTreeMap::new(),
-            checked: 0,
             expected: None,
-            dropped: BTreeMap::new(),
+            dropped: 0,
+            dropped_by_cpu: Vec::new(),
             unreadable: 0,
             lossy_batch: false,
         }
     }
 
-    /// Takes in what waits.
-    pub fn finish(&mut self) {
-        self.release(u64::MAX);
-    }
-
     fn lost(&mut self) {
-        self.release(u64::MAX);
         self.checker.lost();
         self.recent.clear();
-    }
-
-    /// Checks what no CPU can be behind of any more.
-    fn release(&mut self, until: u64) {
-        while let Some(Reverse(held)) = self.held.peek()
-            && (held.time <= until || self.held.len() > HELD_MAX)
-        {
-            let Some(Reverse(held)) = self.held.pop() else {
-                return;
-            };
-            self.late += u64::from(held.time < self.checked);
-            self.checked = self.checked.max(held.time);
-            let at = At {
-                position: held.arrival,
-                time: held.time,
-                cpu: held.cpu,
-            };
-            self.check(at, held.event.0);
-        }
     }
 
     fn check(&mut self, at: At, event: Event) {
@@ -137,18 +75,10 @@ impl Feed {
         }
     }
 
-    fn take(&mut self, cpu: u8, time: u64, event: Event) {
-        self.held.push(Reverse(Held {
-            time,
-            arrival: self.events,
-            cpu,
-            event: Ordered(event),
-        }));
-    }
-
-    fn drops(&mut self, cpu: u8, dropped: u64) {
-        let before = self.dropped.insert(cpu, dropped).unwrap_or(0);
-        if dropped > before {
+    /// All CPUs have dropped at least so many events.
+    fn drops(&mut self, dropped: u64) {
+        if dropped > self.dropped {
+            self.dropped = dropped;
             self.lost();
             // A batch says how many there are, not where.
             self.lossy_batch = true;
@@ -173,31 +103,39 @@ impl Observer for Feed {
         }
         self.expected = Some(envelope.seq.wrapping_add(1));
         match &envelope.body {
-            Body::Batch(batch) => self.drops(envelope.cpu, batch.dropped),
-            Body::Snapshot(snapshot) => self.drops(envelope.cpu, snapshot.dropped.iter().sum()),
+            Body::Batch(batch) => self.drops(batch.dropped),
+            Body::Snapshot(snapshot) => {
+                let cpu = usize::from(envelope.cpu);
+                if self.dropped_by_cpu.len() <= cpu {
+                    self.dropped_by_cpu.resize(cpu + 1, 0);
+                }
+                self.dropped_by_cpu[cpu] = snapshot.dropped.iter().sum();
+                self.drops(self.dropped_by_cpu.iter().sum());
+            }
             _ => {}
         }
     }
 
     fn before(&mut self, _: &State, cpu: u8, record: &Record) {
         self.events += 1;
+        self.late += u64::from(record.time < self.latest);
+        self.latest = self.latest.max(record.time);
         let (first, second) = translate(&record.event);
+        let at = At {
+            position: self.events,
+            time: record.time,
+            cpu,
+        };
         for event in [first, second].into_iter().flatten() {
-            self.take(cpu, record.time, event);
+            self.check(at, event);
         }
-        let latest = self.seen.entry(cpu).or_default();
-        *latest = record.time.max(*latest);
-        let behind = self.seen.values().min().copied().unwrap_or(0);
-        self.release(behind);
     }
 
     fn restart(&mut self) {
-        self.release(u64::MAX);
-        self.checker.lost();
-        self.recent.clear();
-        self.seen.clear();
-        self.dropped.clear();
-        self.checked = 0;
+        self.lost();
+        self.latest = 0;
+        self.dropped = 0;
+        self.dropped_by_cpu.clear();
         self.expected = None;
     }
 }

@@ -114,7 +114,7 @@ pub struct Translation {
     pub fetch_unknown: u64,
     /// Where the stream had to be taken up anew.
     pub losses: u64,
-    /// Events that came too late to be put in order with those of other CPUs.
+    /// Events that came after later ones: the order of the trace is not that of time.
     pub late: u64,
     /// Violations by rule.
     pub by_rule: Vec<(String, u64)>,
@@ -194,7 +194,6 @@ impl Broken {
 pub fn check(input: &mut dyn Read, limit: usize) -> io::Result<Report> {
     let mut feed = Feed::new(limit);
     let state = stream::read(input, &mut feed)?;
-    feed.finish();
     Ok(Report::new(&feed, &state))
 }
 

@@ -98,11 +98,7 @@ fn translation_rules(
             "executable page",
             "of frames that were in use before the trace",
         ),
-        (
-            t.late,
-            "event",
-            "that came too late to be put in order with other CPUs'",
-        ),
+        (t.late, "event", "that came after later ones"),
         (t.losses, "time", "anew after a loss or a restart"),
     ];
     for (number, noun, why) in unknown.iter().filter(|(number, ..)| *number > 0) {
@@ -190,6 +186,13 @@ fn counts(text: &mut String, report: &Report) -> std::fmt::Result {
         }
         if tally.unknown > 0 {
             let _ = write!(line, ", {} cannot be told", count(tally.unknown));
+        }
+        if tally.concurrent > 0 {
+            let _ = write!(
+                line,
+                ", {} while another CPU changed the same",
+                count(tally.concurrent)
+            );
         }
         writeln!(text, "{line}")?;
     }

@@ -152,7 +152,7 @@ impl Hardware {
         Self {
             board,
             cpu: limits.cpu.to_owned(),
-            cpus: 4,
+            cpus: limits.cpus.0,
             memory,
             gic: 2,
             el2: false,

@@ -329,9 +329,13 @@ fn checks(text: &mut String, report: &Report) {
             count(unknown)
         ),
     };
+    let concurrent = match sum(|tally| tally.concurrent) {
+        0 => String::new(),
+        concurrent => format!(", {} while another CPU changed the same", count(concurrent)),
+    };
     let _ = writeln!(
         text,
-        "Checks of the kernel's counts against the events: {verdict}{unknown}"
+        "Checks of the kernel's counts against the events: {verdict}{unknown}{concurrent}"
     );
     for finding in report.findings.iter().take(FINDINGS_MAX) {
         let at = finding

@@ -152,6 +152,7 @@ impl Kernel {
         self.emitted[event.kind()] += 1;
         let record = Record {
             time: self.time,
+            cpu: 0,
             tid: 1,
             event,
         };

@@ -24,6 +24,7 @@ fn main(args: Args) {
     if !args.words().is_empty() {
         args.usage();
     }
+    process::stay_on_one_cpu().or_fail("sched_setaffinity");
     survives_fork();
     let mut children = [0; PROCESSES as usize];
     for (number, child) in (1..).zip(&mut children) {

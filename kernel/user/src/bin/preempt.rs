@@ -1,7 +1,7 @@
 //! Two processes that never make a system call both get on: the timer preempts them.
 //!
 //! Each counts in a page that they share until it has seen the other's counter move many times.
-//! Without preemption, on one core, the first to run would wait for ever: after a minute of the
+//! Without preemption, on one CPU, where they stay, the first to run would wait for ever: after a minute of the
 //! counter-timer it gives up.
 #![no_std]
 #![no_main]
@@ -21,6 +21,7 @@ fn main(args: Args) {
     if !args.words().is_empty() {
         args.usage();
     }
+    process::stay_on_one_cpu().or_fail("sched_setaffinity");
     let page = Pages::map_shared(1).or_fail("mapping a shared page");
     let (a, b) = (page.atomic(0, 0), page.atomic(0, 1));
     let done = page.atomic(0, 2);

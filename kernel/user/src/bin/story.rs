@@ -47,6 +47,8 @@ fn main(args: Args) {
         ["--wait-for-end-of-input"] => return wait_for_end_of_input(),
         _ => args.usage(),
     };
+    // On one CPU, so that A and B take turns there.
+    process::stay_on_one_cpu().or_fail("sched_setaffinity");
     let v = Pages::map(1).or_fail("mapping a page");
     parent_writes_a_new_page(v);
     println!(

@@ -84,6 +84,7 @@ pub fn sweep(count: usize, seed: u64) -> Vec<Record> {
             let fault = cow_copy(2, 0x40_2344, 0x55_5555 + index as u64, old, new, cost);
             Record {
                 time,
+                cpu: 0,
                 tid: 2,
                 event: Event::Fault(fault),
             }
@@ -116,6 +117,7 @@ pub fn mix(count: usize, seed: u64) -> Vec<Record> {
                 };
                 return Record {
                     time,
+                    cpu: 0,
                     tid: to,
                     event,
                 };
@@ -135,6 +137,7 @@ pub fn mix(count: usize, seed: u64) -> Vec<Record> {
             let fault = cow_copy(pid, pc, *page, old, new, cost);
             Record {
                 time,
+                cpu: 0,
                 tid: pid,
                 event: Event::Fault(fault),
             }
@@ -198,10 +201,11 @@ pub fn decode(stream: &[u8]) -> Vec<Record> {
 
 /// A record of a kind, its fields from `numbers`, cut to their types.
 pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
-    use wire::event::{Backing, Barrier, Fork, ForkMode, Map, Region, TlbiOp};
+    use wire::event::{Backing, Barrier, Fork, ForkMode, MAX_CPUS, Map, Region, TlbiOp};
     let mut fields = numbers[2..].iter().cycle();
     let mut next = || *fields.next().unwrap();
     let (time, tid) = (numbers[0], numbers[1] as u32);
+    let cpu = (numbers[1] >> 32) as u8 % MAX_CPUS as u8;
     macro_rules! fields {
         (Event::$variant:ident { $($field:ident),* }) => {
             Event::$variant { $($field: next() as _),* }
@@ -396,7 +400,12 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);
-    Record { time, tid, event }
+    Record {
+        time,
+        cpu,
+        tid,
+        event,
+    }
 }
 
 /// A record of any kind, its fields of any size.
