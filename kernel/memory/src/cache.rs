@@ -3,8 +3,11 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::Ordering;
+
+use spin::Once;
 
 use crate::OutOfMemory;
 use crate::frame::{Frame, Kind, PAGE_BYTES, PAGE_SIZE};
@@ -18,13 +21,177 @@ pub trait Source: Send + Sync {
     /// Fills the page at `offset` (a multiple of the page size). It arrives zeroed: what lies past
     /// the end of the file needs no care.
     fn fill(&self, offset: u64, page: &mut [u8; PAGE_BYTES]);
+
+    /// The bytes from `offset` on, if they are in memory as they are: whoever only reads a file
+    /// needs no frame for them then. As many as there are.
+    fn lend(&self, offset: u64) -> Option<&[u8]> {
+        let _ = offset;
+        None
+    }
+}
+
+/// How many frames the files of a file system may hold.
+#[derive(Debug)]
+pub struct Quota {
+    used: AtomicU64,
+    limit: AtomicU64,
+}
+
+impl Quota {
+    /// Nothing used of `limit` frames.
+    pub const fn new(limit: u64) -> Quota {
+        Quota {
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(limit),
+        }
+    }
+
+    /// Another limit, frames.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Frames in use, and how many may be.
+    pub fn state(&self) -> (u64, u64) {
+        let used = self.used.load(Ordering::Relaxed);
+        (used, self.limit.load(Ordering::Relaxed))
+    }
+
+    fn charge(&self) -> Result<(), NoPage> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if self.used.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.refund();
+            return Err(NoPage::Full);
+        }
+        Ok(())
+    }
+
+    fn refund(&self) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a file has no frame for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPage {
+    /// No frame or heap (ENOMEM).
+    OutOfMemory,
+    /// The file system may not hold more (ENOSPC).
+    Full,
+}
+
+impl From<OutOfMemory> for NoPage {
+    fn from(_: OutOfMemory) -> Self {
+        NoPage::OutOfMemory
+    }
 }
 
 /// Pages per second-level array: sparse files stay small, and no array is long.
 const CHUNK: usize = 512;
 
-/// No frame yet.
+/// No frame yet: the page is the source's, or zeros.
 const EMPTY: u64 = 0;
+/// No frame, and zeros whatever the source has: a hole was punched.
+const HOLE: u64 = u64::MAX;
+
+/// What is known of [`CHUNK`] pages in a row.
+struct Chunk {
+    /// Index of its first page, divided by [`CHUNK`].
+    index: u64,
+    /// Frame number plus one by page index; or [`EMPTY`], or [`HOLE`].
+    entries: Vec<u64>,
+}
+
+/// The chunks that anything is known of, in ascending order.
+#[derive(Default)]
+struct Pages {
+    chunks: Vec<Chunk>,
+    /// Frames held.
+    frames: u64,
+}
+
+impl Pages {
+    /// Where the chunk is, or belongs. Files without holes have it at its own index.
+    fn position(&self, index: u64) -> Result<usize, usize> {
+        match self.chunks.get(index as usize) {
+            Some(chunk) if chunk.index == index => Ok(index as usize),
+            _ => self
+                .chunks
+                .binary_search_by_key(&index, |chunk| chunk.index),
+        }
+    }
+
+    fn get(&self, page: u64) -> u64 {
+        match self.position(page / CHUNK as u64) {
+            Ok(at) => self.chunks[at].entries[page as usize % CHUNK],
+            Err(_) => EMPTY,
+        }
+    }
+
+    fn entry(&mut self, page: u64) -> Result<&mut u64, OutOfMemory> {
+        let index = page / CHUNK as u64;
+        let at = match self.position(index) {
+            Ok(at) => at,
+            Err(at) => {
+                refuse!(Err(OutOfMemory));
+                let mut entries = Vec::new();
+                entries.try_reserve_exact(CHUNK).map_err(|_| OutOfMemory)?;
+                entries.resize(CHUNK, EMPTY);
+                self.chunks.try_reserve(1).map_err(|_| OutOfMemory)?;
+                self.chunks.insert(at, Chunk { index, entries });
+                at
+            }
+        };
+        Ok(&mut self.chunks[at].entries[page as usize % CHUNK])
+    }
+
+    /// The first page from `from` on that has a frame, below `end`.
+    fn next_frame(&self, from: u64, end: u64) -> Option<u64> {
+        let index = from / CHUNK as u64;
+        let first = self.position(index).unwrap_or_else(|at| at);
+        for chunk in &self.chunks[first..] {
+            let base = chunk.index * CHUNK as u64;
+            if base >= end {
+                return None;
+            }
+            let skip = from.saturating_sub(base) as usize;
+            let found = chunk.entries[skip..]
+                .iter()
+                .position(|&e| frame(e).is_some());
+            if let Some(at) = found {
+                let page = base + (skip + at) as u64;
+                return (page < end).then_some(page);
+            }
+        }
+        None
+    }
+}
+
+fn frame(entry: u64) -> Option<Frame> {
+    (entry != EMPTY && entry != HOLE).then(|| Frame::new(entry - 1))
+}
+
+/// A frame of the cache with a reference of the caller's, who must give it to a descriptor or back.
+#[must_use = "the reference must be given to a descriptor or back"]
+#[derive(Debug)]
+pub(crate) struct Held(Frame);
+
+impl Held {
+    #[inline]
+    pub(crate) fn frame(&self) -> Frame {
+        self.0
+    }
+
+    /// Hands the reference over to the descriptor that is about to be written.
+    #[inline]
+    pub(crate) fn into_frame(self) -> Frame {
+        self.0
+    }
+
+    pub(crate) fn give_back<M: Mmu>(self, mem: &Memory<M>) {
+        mem.drop_hold(self.0);
+    }
+}
 
 /// The frames of a file's pages. It holds one reference to each, so that a frame in use by the
 /// cache is never exclusive to a process.
@@ -35,19 +202,20 @@ pub struct PageCache {
     id: u32,
     len: AtomicU64,
     source: Option<Box<dyn Source>>,
-    /// Frame number plus one by page index; 0: none.
-    chunks: Lock<Vec<Vec<u64>>>,
+    /// So many bytes of the source count still: a file that was cut off has zeros when it grows again.
+    source_len: AtomicU64,
+    quota: Option<&'static Quota>,
+    label: Once<Arc<dyn Any + Send + Sync>>,
+    pages: Lock<Pages>,
 }
 
 impl PageCache {
     /// The pages of a file of `len` bytes. `id` is for the trace.
     pub fn new(id: u32, len: u64, source: Box<dyn Source>) -> PageCache {
-        PageCache {
-            id,
-            len: AtomicU64::new(len),
-            source: Some(source),
-            chunks: Lock::new(Rank::PageCache, Vec::new()),
-        }
+        let mut cache = PageCache::zeroed(id, len);
+        cache.source = Some(source);
+        cache.source_len = AtomicU64::new(len);
+        cache
     }
 
     /// `len` bytes of zeros, to be shared: MAP_SHARED | MAP_ANONYMOUS, or a file in memory.
@@ -56,8 +224,17 @@ impl PageCache {
             id,
             len: AtomicU64::new(len),
             source: None,
-            chunks: Lock::new(Rank::PageCache, Vec::new()),
+            source_len: AtomicU64::new(0),
+            quota: None,
+            label: Once::new(),
+            pages: Lock::new(Rank::PageCache, Pages::default()),
         }
+    }
+
+    /// Its frames count.
+    pub fn with_quota(mut self, quota: &'static Quota) -> PageCache {
+        self.quota = Some(quota);
+        self
     }
 
     /// `Arc::new`, but an exhausted heap is an error.
@@ -78,9 +255,14 @@ impl PageCache {
         self.id
     }
 
+    /// What its owner calls it, for those who find it behind a mapping. The first label stays.
+    pub fn label(&self) -> &Once<Arc<dyn Any + Send + Sync>> {
+        &self.label
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.len.load(Ordering::Acquire)
     }
 
     /// No bytes.
@@ -88,21 +270,197 @@ impl PageCache {
         self.len() == 0
     }
 
-    /// Sets the length in bytes. Pages that were cut off keep their frames until the cache goes;
-    /// the new end's page is zeroed past the end, as POSIX wants of a file that grows again.
+    /// Pages that take memory: those with a frame, and those that the source still stands for.
+    pub fn allocated(&self) -> u64 {
+        let source = self.source_len.load(Ordering::Relaxed).div_ceil(PAGE_SIZE);
+        let pages = self.pages.lock();
+        if source == 0 {
+            return pages.frames;
+        }
+        let mut count = source;
+        for chunk in &pages.chunks {
+            let base = chunk.index * CHUNK as u64;
+            for (page, &entry) in (base..).zip(&chunk.entries) {
+                if page < source {
+                    count -= u64::from(entry == HOLE);
+                } else {
+                    count += u64::from(frame(entry).is_some());
+                }
+            }
+        }
+        count
+    }
+
+    /// Sets the length in bytes. What is cut off can be accessed no more, and is zero if the file
+    /// grows again; mappings keep pages that they have until they drop them, and the cache until
+    /// [`PageCache::trim`].
     pub fn set_len<M: Mmu>(&self, mem: &Memory<M>, len: u64) {
-        let before = self.len.swap(len, Ordering::Relaxed);
-        let mut at = len;
-        while at < before {
-            let next = (at / PAGE_SIZE + 1) * PAGE_SIZE;
-            if let Some(frame) = self.present(at / PAGE_SIZE) {
-                let from = (at % PAGE_SIZE) as usize;
-                mem.frames.clear_icache_clean(frame);
-                mem.mmu
-                    .with_frame(frame, &mut |bytes| bytes[from..].fill(0));
+        // Before the length: nobody shall find what was cut off.
+        let before = self.len.swap(len, Ordering::AcqRel);
+        if len >= before {
+            return;
+        }
+        self.source_len.fetch_min(len, Ordering::Relaxed);
+        let (page, from) = (len / PAGE_SIZE, (len % PAGE_SIZE) as usize);
+        if from > 0
+            && let Some(held) = self.held(mem, page)
+        {
+            mem.frames.clear_icache_clean(held.frame());
+            mem.mmu
+                .with_frame(held.frame(), &mut |bytes| bytes[from..].fill(0));
+            held.give_back(mem);
+        }
+    }
+
+    /// Makes the file longer, if it is shorter.
+    pub fn grow(&self, len: u64) {
+        self.len.fetch_max(len, Ordering::AcqRel);
+    }
+
+    /// Gives back the frames of pages that lie wholly past the end.
+    pub fn trim<M: Mmu>(&self, mem: &Memory<M>) {
+        let first = self.len().div_ceil(PAGE_SIZE);
+        let mut pages = self.pages.lock();
+        let mut at = first;
+        while let Some(page) = pages.next_frame(at, u64::MAX) {
+            self.drop_frame(mem, &mut pages, page, EMPTY);
+            at = page + 1;
+        }
+        pages
+            .chunks
+            .retain(|chunk| chunk.index * (CHUNK as u64) < first);
+        if let Some(last) = pages.chunks.last_mut() {
+            // Holes past the end are past the source's end as well.
+            let keep = first - last.index * CHUNK as u64;
+            if keep < CHUNK as u64 {
+                last.entries[keep as usize..].fill(EMPTY);
+            }
+        }
+    }
+
+    /// Makes `from..to` (bytes) zeros, and gives back the frames of whole pages in it. On an error
+    /// part of it may be done.
+    pub fn punch<M: Mmu>(&self, mem: &Memory<M>, from: u64, to: u64) -> Result<(), NoPage> {
+        let to = to.min(self.len().next_multiple_of(PAGE_SIZE));
+        let mut at = from;
+        while at < to {
+            let (page, start) = (at / PAGE_SIZE, (at % PAGE_SIZE) as usize);
+            let next = ((page + 1) * PAGE_SIZE).min(to);
+            let whole = start == 0 && next == (page + 1) * PAGE_SIZE;
+            let sourced = page * PAGE_SIZE < self.source_len.load(Ordering::Relaxed);
+            let mut pages = self.pages.lock();
+            let entry = pages.get(page);
+            if whole {
+                if frame(entry).is_some() {
+                    self.drop_frame(mem, &mut pages, page, if sourced { HOLE } else { EMPTY });
+                } else if sourced {
+                    *pages.entry(page)? = HOLE;
+                }
+            } else if frame(entry).is_some() || (sourced && entry != HOLE) {
+                drop(pages);
+                let end = (next - page * PAGE_SIZE) as usize;
+                self.with_page_mut(mem, page, &mut |bytes| bytes[start..end].fill(0))?;
             }
             at = next;
         }
+        Ok(())
+    }
+
+    fn drop_frame<M: Mmu>(&self, mem: &Memory<M>, pages: &mut Pages, page: u64, then: u64) {
+        let Ok(at) = pages.position(page / CHUNK as u64) else {
+            return;
+        };
+        let entry = &mut pages.chunks[at].entries[page as usize % CHUNK];
+        if let Some(frame) = frame(core::mem::replace(entry, then)) {
+            pages.frames -= 1;
+            if let Some(quota) = self.quota {
+                quota.refund();
+            }
+            mem.drop_hold(frame);
+        }
+    }
+
+    /// The next offset from `offset` on, below the end, that holds data (or, if not `data`, that
+    /// holds none: the end of the file counts as one). As SEEK_DATA and SEEK_HOLE.
+    pub fn seek(&self, offset: u64, data: bool) -> Option<u64> {
+        let len = self.len();
+        if offset >= len {
+            return None;
+        }
+        let source = self.source_len.load(Ordering::Relaxed).div_ceil(PAGE_SIZE);
+        let end = len.div_ceil(PAGE_SIZE);
+        let pages = self.pages.lock();
+        let mut page = offset / PAGE_SIZE;
+        while page < end {
+            let entry = pages.get(page);
+            let holds = frame(entry).is_some() || (entry == EMPTY && page < source);
+            if holds == data {
+                break;
+            }
+            page = if data && page >= source {
+                // Large holes are skipped in one step.
+                pages.next_frame(page, end).unwrap_or(end)
+            } else {
+                page + 1
+            };
+        }
+        if page >= end {
+            return (!data).then_some(len);
+        }
+        Some(offset.max(page * PAGE_SIZE))
+    }
+
+    /// Lends what a page holds, if it is not all zeros; what is missing at its end is.
+    pub fn with_page<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        page: u64,
+        f: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), NoPage> {
+        let held = match self.pages.lock().get(page) {
+            HOLE => None,
+            EMPTY => {
+                let offset = page.saturating_mul(PAGE_SIZE);
+                let rest = self
+                    .source_len
+                    .load(Ordering::Relaxed)
+                    .saturating_sub(offset);
+                match &self.source {
+                    Some(source) if rest > 0 => {
+                        if let Some(bytes) = source.lend(offset) {
+                            let len = bytes.len().min(PAGE_BYTES).min(rest as usize);
+                            f(&bytes[..len]);
+                            return Ok(());
+                        }
+                        Some(())
+                    }
+                    _ => None,
+                }
+            }
+            _ => Some(()),
+        };
+        if held.is_none() {
+            f(&[]);
+            return Ok(());
+        }
+        let held = self.frame(mem, page)?;
+        mem.mmu.with_frame(held.frame(), &mut |bytes| f(bytes));
+        held.give_back(mem);
+        Ok(())
+    }
+
+    /// Lends a page to be written.
+    pub fn with_page_mut<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        page: u64,
+        f: &mut dyn FnMut(&mut [u8; PAGE_BYTES]),
+    ) -> Result<(), NoPage> {
+        let held = self.frame(mem, page)?;
+        mem.frames.clear_icache_clean(held.frame());
+        mem.mmu.with_frame(held.frame(), f);
+        held.give_back(mem);
+        Ok(())
     }
 
     /// Reads bytes of the file; fewer than asked for at its end.
@@ -118,11 +476,14 @@ impl PageCache {
             let at = offset + done as u64;
             let from = (at % PAGE_SIZE) as usize;
             let n = (PAGE_BYTES - from).min(count - done);
-            let frame = self.frame(mem, at / PAGE_SIZE)?;
             let to = &mut to[done..done + n];
-            mem.mmu.with_frame(frame, &mut |bytes| {
-                to.copy_from_slice(&bytes[from..from + n])
-            });
+            self.with_page(mem, at / PAGE_SIZE, &mut |bytes| {
+                let bytes = bytes.get(from..).unwrap_or(&[]);
+                let some = bytes.len().min(n);
+                to[..some].copy_from_slice(&bytes[..some]);
+                to[some..].fill(0);
+            })
+            .map_err(|_| OutOfMemory)?;
             done += n;
         }
         Ok(done)
@@ -140,60 +501,76 @@ impl PageCache {
             let at = offset + done as u64;
             let from = (at % PAGE_SIZE) as usize;
             let n = (PAGE_BYTES - from).min(bytes.len() - done);
-            let frame = match self.frame(mem, at / PAGE_SIZE) {
-                Ok(frame) => frame,
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            };
-            mem.frames.clear_icache_clean(frame);
             let part = &bytes[done..done + n];
-            mem.mmu.with_frame(frame, &mut |page| {
-                page[from..from + n].copy_from_slice(part)
+            let written = self.with_page_mut(mem, at / PAGE_SIZE, &mut |page| {
+                page[from..from + n].copy_from_slice(part);
             });
+            match written {
+                Ok(()) => {}
+                Err(_) if done > 0 => break,
+                Err(_) => return Err(OutOfMemory),
+            }
             done += n;
-            self.len.fetch_max(at + n as u64, Ordering::Relaxed);
+            self.grow(at + n as u64);
         }
         Ok(done)
     }
 
-    fn present(&self, page: u64) -> Option<Frame> {
-        let chunks = self.chunks.lock();
-        let entry = *chunks
-            .get(page as usize / CHUNK)?
-            .get(page as usize % CHUNK)?;
-        (entry != EMPTY).then(|| Frame::new(entry - 1))
+    /// The frame of a page that has one.
+    fn held<M: Mmu>(&self, mem: &Memory<M>, page: u64) -> Option<Held> {
+        let pages = self.pages.lock();
+        let frame = frame(pages.get(page))?;
+        mem.share(frame).ok()?;
+        Some(Held(frame))
     }
 
-    /// The frame of a page, filled at the first use. The caller may use it while it holds the cache.
-    pub(crate) fn frame<M: Mmu>(&self, mem: &Memory<M>, page: u64) -> Result<Frame, OutOfMemory> {
-        let mut chunks = self.chunks.lock();
-        let (chunk, index) = (
-            usize::try_from(page / CHUNK as u64).map_err(|_| OutOfMemory)?,
-            page as usize % CHUNK,
-        );
-        if chunk >= chunks.len() {
-            refuse!(Err(OutOfMemory));
-            let more = chunk + 1 - chunks.len();
-            chunks.try_reserve(more).map_err(|_| OutOfMemory)?;
-            chunks.resize_with(chunk + 1, Vec::new);
-        }
-        let chunk = &mut chunks[chunk];
-        if chunk.is_empty() {
-            refuse!(Err(OutOfMemory));
-            chunk.try_reserve_exact(CHUNK).map_err(|_| OutOfMemory)?;
-            chunk.resize(CHUNK, EMPTY);
-        }
-        if chunk[index] == EMPTY {
-            // The frame's reference is the cache's own.
-            let frame = mem.take(Kind::Cache).ok_or(OutOfMemory)?.into_frame();
-            mem.mmu.zero_frame(frame);
-            if let Some(source) = &self.source {
-                mem.mmu
-                    .with_frame(frame, &mut |bytes| source.fill(page * PAGE_SIZE, bytes));
+    /// The frame of a page, filled at the first use.
+    pub(crate) fn frame<M: Mmu>(&self, mem: &Memory<M>, page: u64) -> Result<Held, NoPage> {
+        let mut pages = self.pages.lock();
+        let entry = pages.entry(page)?;
+        let found = match frame(*entry) {
+            Some(frame) => frame,
+            None => {
+                let hole = *entry == HOLE;
+                if let Some(quota) = self.quota {
+                    quota.charge()?;
+                }
+                // The frame's reference is the cache's own.
+                let Some(fresh) = mem.take(Kind::Cache) else {
+                    if let Some(quota) = self.quota {
+                        quota.refund();
+                    }
+                    return Err(NoPage::OutOfMemory);
+                };
+                let frame = fresh.into_frame();
+                mem.mmu.zero_frame(frame);
+                self.fill(mem, page, frame, hole);
+                *entry = frame.number() + 1;
+                pages.frames += 1;
+                frame
             }
-            chunk[index] = frame.number() + 1;
+        };
+        mem.share(found).map_err(|_| NoPage::OutOfMemory)?;
+        Ok(Held(found))
+    }
+
+    fn fill<M: Mmu>(&self, mem: &Memory<M>, page: u64, frame: Frame, hole: bool) {
+        let offset = page.saturating_mul(PAGE_SIZE);
+        let rest = self
+            .source_len
+            .load(Ordering::Relaxed)
+            .saturating_sub(offset);
+        if let Some(source) = &self.source
+            && rest > 0
+            && !hole
+        {
+            mem.mmu.with_frame(frame, &mut |bytes| {
+                source.fill(offset, bytes);
+                if rest < PAGE_SIZE {
+                    bytes[rest as usize..].fill(0);
+                }
+            });
         }
-        Ok(Frame::new(chunk[index] - 1))
     }
 
     /// Drops a reference to a cache; the last one gives the frames back (those that are still
@@ -202,12 +579,13 @@ impl PageCache {
         let Some(mut cache) = Arc::into_inner(this) else {
             return;
         };
-        for entry in core::mem::take(cache.chunks.get_mut())
-            .into_iter()
-            .flatten()
-        {
-            if entry != EMPTY {
-                mem.drop_hold(Frame::new(entry - 1));
+        let pages = core::mem::take(cache.pages.get_mut());
+        for entry in pages.chunks.into_iter().flat_map(|chunk| chunk.entries) {
+            if let Some(frame) = frame(entry) {
+                if let Some(quota) = cache.quota {
+                    quota.refund();
+                }
+                mem.drop_hold(frame);
             }
         }
     }
@@ -221,7 +599,7 @@ impl Drop for PageCache {
             return;
         }
         debug_assert!(
-            self.chunks.get_mut().is_empty(),
+            self.pages.get_mut().chunks.is_empty(),
             "a page cache was dropped, not released"
         );
     }

@@ -9,6 +9,7 @@
 //! so a fault that runs out of memory changes nothing.
 
 use crate::asid::Context;
+use crate::cache::{Held, NoPage};
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
 use crate::descriptor::{Content, Leaf, Rights, bits};
 use crate::frame::{Frame, Kind, PAGE_SIZE};
@@ -190,8 +191,10 @@ impl AddressSpace {
                         return Handled::denied(Denial::PastEnd, 0);
                     }
                     match cache.frame(mem, at / PAGE_SIZE) {
-                        Ok(frame) => page.fill_file(frame, mapping.shared),
-                        Err(OutOfMemory) => Handled::out_of_memory(0),
+                        Ok(held) => page.fill_file(held, mapping.shared),
+                        Err(NoPage::OutOfMemory) => Handled::out_of_memory(0),
+                        // As on Linux, a store that the file system has no room for is a bus error.
+                        Err(NoPage::Full) => Handled::denied(Denial::PastEnd, 0),
                     }
                 }
             },
@@ -476,19 +479,19 @@ impl<M: Mmu> Page<'_, M> {
         self.make(Outcome::ZeroFill, new)
     }
 
-    /// The first access to a page of a file; `frame` is the cache's.
-    fn fill_file(&self, frame: Frame, shared: bool) -> Handled {
+    /// The first access to a page of a file; `held` is the cache's frame.
+    fn fill_file(&self, held: Held, shared: bool) -> Handled {
         if self.access == Access::Write && !shared {
             let Some(fresh) = self.mem.take(Kind::Anon) else {
+                held.give_back(self.mem);
                 return Handled::out_of_memory(0);
             };
-            self.mem.mmu.copy_frame(frame, fresh.frame());
+            self.mem.mmu.copy_frame(held.frame(), fresh.frame());
+            held.give_back(self.mem);
             let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
             return self.make(Outcome::FileCopy, new);
         }
-        if self.mem.share(frame).is_err() {
-            return Handled::out_of_memory(0);
-        }
+        let frame = held.into_frame();
         if self.access == Access::Write {
             self.mem.frames.clear_icache_clean(frame);
             let new = Leaf::new(frame, Content::Shared, Rights::Write);

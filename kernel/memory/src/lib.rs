@@ -67,7 +67,7 @@ mod tables;
 mod teardown;
 
 pub use asid::{AsidPool, Assigned, Root};
-pub use cache::{PageCache, Source};
+pub use cache::{NoPage, PageCache, Quota, Source};
 pub use fault::{Denial, Handled, Outcome, Request};
 pub use fork::{ForkCounts, ForkMode};
 pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
