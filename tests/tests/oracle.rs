@@ -67,6 +67,12 @@ fn output_and_status() {
     compare(&["sweep", "100", "copy"], |line| !line.contains(" ns"));
 }
 
+/// The emulator knows no preadv2.
+#[test]
+fn files() {
+    compare(&["files"], |line| !line.starts_with("preadv2"));
+}
+
 /// The path differs, as the kernel started one from its own file system.
 #[test]
 fn arguments_environment_and_auxiliary_vector() {

@@ -93,6 +93,8 @@ const CHUNK: usize = 512;
 const EMPTY: u64 = 0;
 /// No frame, and zeros whatever the source has: a hole was punched.
 const HOLE: u64 = u64::MAX;
+/// Added to the entry of a frame that nobody has used yet: it counts as a hole.
+const UNUSED: u64 = 1 << 62;
 
 /// What is known of [`CHUNK`] pages in a row.
 struct Chunk {
@@ -145,8 +147,8 @@ impl Pages {
         Ok(&mut self.chunks[at].entries[page as usize % CHUNK])
     }
 
-    /// The first page from `from` on that has a frame, below `end`.
-    fn next_frame(&self, from: u64, end: u64) -> Option<u64> {
+    /// The first page from `from` on, below `end`, that has a frame (and is in use, if `used`).
+    fn next_frame(&self, from: u64, end: u64, used: bool) -> Option<u64> {
         let index = from / CHUNK as u64;
         let first = self.position(index).unwrap_or_else(|at| at);
         for chunk in &self.chunks[first..] {
@@ -155,9 +157,8 @@ impl Pages {
                 return None;
             }
             let skip = from.saturating_sub(base) as usize;
-            let found = chunk.entries[skip..]
-                .iter()
-                .position(|&e| frame(e).is_some());
+            let wanted = |&entry: &u64| frame(entry).is_some() && !(used && entry & UNUSED != 0);
+            let found = chunk.entries[skip..].iter().position(wanted);
             if let Some(at) = found {
                 let page = base + (skip + at) as u64;
                 return (page < end).then_some(page);
@@ -168,7 +169,7 @@ impl Pages {
 }
 
 fn frame(entry: u64) -> Option<Frame> {
-    (entry != EMPTY && entry != HOLE).then(|| Frame::new(entry - 1))
+    (entry != EMPTY && entry != HOLE).then(|| Frame::new((entry & !UNUSED) - 1))
 }
 
 /// A frame of the cache with a reference of the caller's, who must give it to a descriptor or back.
@@ -322,7 +323,7 @@ impl PageCache {
         let first = self.len().div_ceil(PAGE_SIZE);
         let mut pages = self.pages.lock();
         let mut at = first;
-        while let Some(page) = pages.next_frame(at, u64::MAX) {
+        while let Some(page) = pages.next_frame(at, u64::MAX, false) {
             self.drop_frame(mem, &mut pages, page, EMPTY);
             at = page + 1;
         }
@@ -393,13 +394,14 @@ impl PageCache {
         let mut page = offset / PAGE_SIZE;
         while page < end {
             let entry = pages.get(page);
-            let holds = frame(entry).is_some() || (entry == EMPTY && page < source);
+            let used = frame(entry).is_some() && entry & UNUSED == 0;
+            let holds = used || (entry == EMPTY && page < source);
             if holds == data {
                 break;
             }
             page = if data && page >= source {
                 // Large holes are skipped in one step.
-                pages.next_frame(page, end).unwrap_or(end)
+                pages.next_frame(page, end, true).unwrap_or(end)
             } else {
                 page + 1
             };
@@ -524,34 +526,55 @@ impl PageCache {
         Some(Held(frame))
     }
 
+    /// Gets a frame for a page, which stays a hole for `seek` until it is used.
+    pub fn reserve<M: Mmu>(&self, mem: &Memory<M>, page: u64) -> Result<(), NoPage> {
+        let mut pages = self.pages.lock();
+        let sourced = page.saturating_mul(PAGE_SIZE) < self.source_len.load(Ordering::Relaxed);
+        let entry = *pages.entry(page)?;
+        if frame(entry).is_some() || (sourced && entry == EMPTY) {
+            return Ok(());
+        }
+        self.frame_of(mem, &mut pages, page)?;
+        *pages.entry(page)? |= UNUSED;
+        Ok(())
+    }
+
     /// The frame of a page, filled at the first use.
     pub(crate) fn frame<M: Mmu>(&self, mem: &Memory<M>, page: u64) -> Result<Held, NoPage> {
         let mut pages = self.pages.lock();
+        let frame = self.frame_of(mem, &mut pages, page)?;
+        mem.share(frame).map_err(|_| NoPage::OutOfMemory)?;
+        Ok(Held(frame))
+    }
+
+    fn frame_of<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        pages: &mut Pages,
+        page: u64,
+    ) -> Result<Frame, NoPage> {
         let entry = pages.entry(page)?;
-        let found = match frame(*entry) {
-            Some(frame) => frame,
-            None => {
-                let hole = *entry == HOLE;
-                if let Some(quota) = self.quota {
-                    quota.charge()?;
-                }
-                // The frame's reference is the cache's own.
-                let Some(fresh) = mem.take(Kind::Cache) else {
-                    if let Some(quota) = self.quota {
-                        quota.refund();
-                    }
-                    return Err(NoPage::OutOfMemory);
-                };
-                let frame = fresh.into_frame();
-                mem.mmu.zero_frame(frame);
-                self.fill(mem, page, frame, hole);
-                *entry = frame.number() + 1;
-                pages.frames += 1;
-                frame
+        if let Some(frame) = frame(*entry) {
+            *entry &= !UNUSED;
+            return Ok(frame);
+        }
+        let hole = *entry == HOLE;
+        if let Some(quota) = self.quota {
+            quota.charge()?;
+        }
+        // The frame's reference is the cache's own.
+        let Some(fresh) = mem.take(Kind::Cache) else {
+            if let Some(quota) = self.quota {
+                quota.refund();
             }
+            return Err(NoPage::OutOfMemory);
         };
-        mem.share(found).map_err(|_| NoPage::OutOfMemory)?;
-        Ok(Held(found))
+        let frame = fresh.into_frame();
+        mem.mmu.zero_frame(frame);
+        self.fill(mem, page, frame, hole);
+        *entry = frame.number() + 1;
+        pages.frames += 1;
+        Ok(frame)
     }
 
     fn fill<M: Mmu>(&self, mem: &Memory<M>, page: u64, frame: Frame, hole: bool) {

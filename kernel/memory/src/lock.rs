@@ -28,6 +28,10 @@ pub enum Rank {
     Rotation,
     /// The position of an open file: held while the program's memory is read and written.
     FilePosition,
+    /// The contents of a file: held while the program's memory is read.
+    FileWriting,
+    /// The tree of files: held for a lookup or a change of names.
+    Tree,
     /// A process's file descriptors.
     Descriptors,
     /// The process table: pids and families.
@@ -36,8 +40,20 @@ pub enum Rank {
     Process,
     /// What a process does on signals.
     Signals,
+    /// The entries of a directory.
+    Directory,
+    /// Where an entry is.
+    Name,
+    /// The attributes of a file.
+    Attributes,
+    /// The files that the trace knows.
+    Labels,
     /// What threads wait for, with the queue of those that do: a pipe, the time.
     Waiting,
+    /// Who watches an object.
+    Watchers,
+    /// What a thread in poll, or an epoll, has been told.
+    Ready,
     /// Threads that are ready.
     RunQueue,
     /// An address space: held for a whole fault or fork. Above it lies what may touch the program's

@@ -1,39 +1,66 @@
-//! Files: the initramfs, pipes, the console and the memory devices, behind open file descriptions
-//! and per-process tables of descriptors.
+//! Files: a tree in memory that starts as the initramfs, /proc, pipes, devices and the rest that
+//! has descriptors; open file descriptions, and tables of descriptors.
 
+pub mod access;
+pub mod buffer;
+pub mod change;
 pub mod cpio;
+pub mod initramfs;
+pub mod label;
+pub mod lock;
+pub mod node;
 pub mod pipe;
+pub mod proc;
+pub mod regular;
+pub mod running;
+pub mod table;
 pub mod tree;
+pub mod tty;
+pub mod watch;
 
-use crate::arch::{heap, uaccess};
-use crate::process::random;
+use crate::arch::heap;
+use crate::process::{random, signal, thread};
 use crate::syscall::errno::Errno;
-use crate::trace;
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
+use buffer::Buffer;
 use core::sync::atomic::{AtomicU32, Ordering};
 use linux_raw_sys::general::{
-    O_ACCMODE, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET,
+    O_ACCMODE, O_APPEND, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLIN,
+    POLLOUT, POLLRDNORM, POLLWRNORM, SEEK_CUR, SEEK_DATA, SEEK_END, SEEK_HOLE, SEEK_SET, SIGPIPE,
 };
-use memory::{Guard, Lock, Rank};
-use tree::{Content, Node};
+use lock::Owner;
+use memory::{Backing, Guard, Lock, PAGE_SIZE, Rank};
+use node::{Content, Node};
+pub use table::{Descriptor, FileTable, MAX_FILES};
+use tree::Entry;
+use watch::{Events, Watchers};
 
-/// The most descriptors a process may have.
-pub const MAX_FILES: usize = 1024;
-/// How much of a user's buffer is copied at once where a copy in kernel memory is needed.
+/// st_dev of the tree.
+pub const FIRST_DEVICE: u32 = 1;
+/// st_dev of /proc.
+pub const PROC_DEVICE: u32 = 2;
+/// st_dev of pipes.
+pub const PIPE_DEVICE: u32 = 3;
+
+/// How much is copied at once where a copy in kernel memory is needed.
 const CHUNK: usize = 256;
 
-/// What an open file refers to.
+/// What reading and writing an open file means.
 pub enum Object {
-    /// A file or directory of the initramfs.
-    Node(&'static Node),
-    /// The console: writes go into the trace; reads see the end of the input.
-    Console,
+    /// What the node says: a directory, a regular file, a file of /proc.
+    Node,
+    /// Nothing: it was opened with O_PATH.
+    Path,
     /// /dev/null.
     Null,
     /// /dev/zero.
     Zero,
+    /// /dev/full.
+    Full,
     /// /dev/random and /dev/urandom.
     Random,
+    /// The terminal, and as which stream (1 or 2) writes are told to the tool.
+    Tty(u8),
     /// One end of a pipe.
     Pipe(pipe::End),
 }
@@ -44,146 +71,260 @@ pub struct File {
     pub object: Object,
     /// O_RDONLY, O_NONBLOCK and so on.
     pub flags: AtomicU32,
-    /// Of a device: the node it was opened by.
-    pub node: Option<&'static Node>,
+    /// What was opened.
+    pub entry: Arc<Entry>,
     position: Lock<u64>,
 }
 
 impl File {
     /// A new description.
-    pub fn new(
-        object: Object,
-        node: Option<&'static Node>,
-        flags: u32,
-    ) -> Result<Arc<File>, Errno> {
+    pub fn new(object: Object, entry: Arc<Entry>, flags: u32) -> Result<Arc<File>, Errno> {
         heap::try_arc(File {
             object,
             flags: AtomicU32::new(flags),
-            node,
+            entry,
             position: Lock::new(Rank::FilePosition, 0),
         })
         .ok_or(Errno::ENOMEM)
     }
 
-    /// Opens a node of the tree.
-    pub fn open(node: &'static Node, flags: u32) -> Result<Arc<File>, Errno> {
-        let writes = flags & O_ACCMODE != O_RDONLY;
-        let object = match &node.content {
-            Content::Directory(_) if writes => return Err(Errno::EISDIR),
-            Content::Regular(_) if writes => return Err(Errno::EROFS),
-            Content::Directory(_) | Content::Regular(_) => Object::Node(node),
+    /// A description of something without a name, as `name` shows it in /proc.
+    pub fn unnamed(
+        object: Object,
+        node: Arc<Node>,
+        name: &[u8],
+        flags: u32,
+    ) -> Result<Arc<File>, Errno> {
+        File::new(object, Entry::new(node, None, name)?, flags)
+    }
+
+    /// Opens what is at an entry. Permissions are the caller's business.
+    pub fn open(entry: Arc<Entry>, flags: u32) -> Result<Arc<File>, Errno> {
+        let access = flags & O_ACCMODE;
+        if flags & O_PATH != 0 {
+            return File::new(Object::Path, entry, flags);
+        }
+        let object = match &entry.node.content {
+            Content::Directory(_) if access != O_RDONLY => return Err(Errno::EISDIR),
+            Content::Directory(_) => Object::Node,
+            Content::Proc(item) => {
+                item.open(access != O_RDONLY)?;
+                Object::Node
+            }
+            Content::Regular(file) => {
+                if access != O_RDONLY {
+                    file.open_for_writing()?;
+                }
+                // From here on dropping it closes it for writing.
+                let opened = File::new(Object::Node, entry.clone(), flags);
+                if opened.is_err() && access != O_RDONLY {
+                    file.close_for_writing();
+                }
+                return opened;
+            }
             Content::Device(1, 3) => Object::Null,
             Content::Device(1, 5) => Object::Zero,
+            Content::Device(1, 7) => Object::Full,
             Content::Device(1, 8 | 9) => Object::Random,
-            Content::Device(5, 0 | 1) => Object::Console,
+            Content::Device(5, 0 | 1) => Object::Tty(1),
             Content::Link(_) => return Err(Errno::ELOOP),
-            Content::Device(..) | Content::Other => return Err(Errno::ENXIO),
+            Content::Fifo(pipe) => {
+                let ends = pipe::Ends {
+                    read: access != O_WRONLY,
+                    write: access != O_RDONLY,
+                };
+                Object::Pipe(pipe.open(ends, flags & O_NONBLOCK != 0)?)
+            }
+            Content::Device(..) | Content::Block(..) | Content::Socket => {
+                return Err(Errno::ENXIO);
+            }
         };
-        File::new(object, Some(node), flags)
+        File::new(object, entry, flags)
     }
 
-    fn nonblocking(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & O_NONBLOCK != 0
+    /// The file itself.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.entry.node
     }
 
-    fn readable(&self) -> bool {
-        matches!(
-            self.flags.load(Ordering::Relaxed) & O_ACCMODE,
-            O_RDONLY | O_RDWR
-        )
+    /// The regular file it refers to.
+    pub fn regular(&self) -> Option<&regular::Regular> {
+        match (&self.object, &self.node().content) {
+            (Object::Node, Content::Regular(file)) => Some(file),
+            _ => None,
+        }
     }
 
-    fn writable(&self) -> bool {
-        matches!(
-            self.flags.load(Ordering::Relaxed) & O_ACCMODE,
-            O_WRONLY | O_RDWR
-        )
+    fn flag(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    /// `read(2)` into the user's memory at `addr`.
-    pub fn read(&self, addr: u64, len: usize) -> Result<usize, Errno> {
+    /// Reads and writes do not sleep.
+    pub fn nonblocking(&self) -> bool {
+        self.flag(O_NONBLOCK)
+    }
+
+    /// It was opened for reading.
+    pub fn readable(&self) -> bool {
+        let flags = self.flags.load(Ordering::Relaxed);
+        flags & O_PATH == 0 && matches!(flags & O_ACCMODE, O_RDONLY | O_RDWR)
+    }
+
+    /// It was opened for writing.
+    pub fn writable(&self) -> bool {
+        let flags = self.flags.load(Ordering::Relaxed);
+        flags & O_PATH == 0 && matches!(flags & O_ACCMODE, O_WRONLY | O_RDWR)
+    }
+
+    /// Whether it has a position, and can be read and written elsewhere.
+    pub fn seekable(&self) -> bool {
+        !matches!(self.object, Object::Pipe(_) | Object::Tty(_))
+    }
+
+    /// `read(2)`, or, with an offset, `pread(2)`.
+    pub fn read(&self, to: &mut Buffer<'_>, offset: Option<u64>) -> Result<usize, Errno> {
         if !self.readable() {
             return Err(Errno::EBADF);
         }
+        if offset.is_some() && !self.seekable() {
+            return Err(Errno::ESPIPE);
+        }
         match &self.object {
-            Object::Node(node) => {
+            Object::Node => {
+                if let Some(offset) = offset {
+                    return self.read_node(to, offset);
+                }
                 let mut position = self.position.lock();
-                let count = read_node(node, *position, addr, len)?;
+                let count = self.read_node(to, *position)?;
                 *position += count as u64;
                 Ok(count)
             }
-            Object::Pipe(end) => end.read(addr, len, self.nonblocking()),
-            Object::Console | Object::Null => Ok(0),
-            Object::Zero => {
-                uaccess::zero(addr, len)?;
-                Ok(len)
-            }
+            Object::Pipe(end) => end.read(to, self.nonblocking()),
+            Object::Tty(_) => tty::read(to, self.nonblocking()),
+            Object::Null => Ok(0),
+            Object::Zero | Object::Full => to.put_zeros(to.left()),
             Object::Random => {
                 let mut done = 0;
-                while done < len {
+                while to.left() > 0 {
                     let mut bytes = [0; CHUNK];
-                    let count = CHUNK.min(len - done);
-                    random::fill(&mut bytes[..count]);
-                    uaccess::write(addr + done as u64, &bytes[..count])?;
-                    done += count;
-                }
-                Ok(len)
-            }
-        }
-    }
-
-    /// `pread64(2)`.
-    pub fn read_at(&self, addr: u64, len: usize, offset: u64) -> Result<usize, Errno> {
-        if !self.readable() {
-            return Err(Errno::EBADF);
-        }
-        match &self.object {
-            Object::Node(node) => read_node(node, offset, addr, len),
-            Object::Pipe(_) | Object::Console => Err(Errno::ESPIPE),
-            _ => self.read(addr, len),
-        }
-    }
-
-    /// `write(2)` from the user's memory at `addr`, through descriptor `fd`.
-    pub fn write(&self, fd: usize, addr: u64, len: usize) -> Result<usize, Errno> {
-        if !self.writable() {
-            return Err(Errno::EBADF);
-        }
-        match &self.object {
-            Object::Node(_) => Err(Errno::EBADF),
-            Object::Pipe(end) => end.write(addr, len, self.nonblocking()),
-            Object::Console => {
-                let stream = if fd == 2 { 2 } else { 1 };
-                let mut done = 0;
-                while done < len {
-                    let mut bytes = [0; CHUNK];
-                    let count = CHUNK.min(len - done);
-                    match uaccess::read(&mut bytes[..count], addr + done as u64) {
-                        Ok(()) => trace::console(stream, &bytes[..count]),
+                    let bytes = &mut bytes[..CHUNK.min(to.left())];
+                    random::fill(bytes);
+                    match to.put(bytes) {
+                        Ok(count) => done += count,
                         Err(_) if done > 0 => break,
-                        Err(fault) => return Err(fault.into()),
+                        Err(error) => return Err(error),
                     }
-                    done += count;
                 }
                 Ok(done)
             }
-            Object::Null | Object::Zero | Object::Random => Ok(len),
+            Object::Path => Err(Errno::EBADF),
         }
+    }
+
+    fn read_node(&self, to: &mut Buffer<'_>, offset: u64) -> Result<usize, Errno> {
+        check_end(offset, to)?;
+        let count = match &self.node().content {
+            Content::Regular(file) => file.read(offset, to)?,
+            Content::Proc(item) => item.read(offset, to)?,
+            _ => return Err(Errno::EISDIR),
+        };
+        if !self.flag(O_NOATIME) {
+            self.node().touch_accessed();
+        }
+        Ok(count)
+    }
+
+    /// `write(2)`, or, with an offset, `pwrite(2)`; a writer for whom nobody reads gets SIGPIPE.
+    pub fn write(&self, from: &mut Buffer<'_>, offset: Option<u64>) -> Result<usize, Errno> {
+        self.write_as(from, offset, false)
+    }
+
+    /// The same, at the end if `append` (RWF_APPEND).
+    pub fn write_as(
+        &self,
+        from: &mut Buffer<'_>,
+        offset: Option<u64>,
+        append: bool,
+    ) -> Result<usize, Errno> {
+        if !self.writable() {
+            return Err(Errno::EBADF);
+        }
+        if offset.is_some() && !self.seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        match &self.object {
+            Object::Node => match &self.node().content {
+                Content::Regular(file) => self.write_regular(file, from, offset, append),
+                Content::Proc(item) => item.write(from),
+                _ => Err(Errno::EBADF),
+            },
+            Object::Pipe(end) => {
+                let result = end.write(from, self.nonblocking());
+                if result == Err(Errno::EPIPE) {
+                    signal::send(&thread::current().process, SIGPIPE);
+                }
+                result
+            }
+            Object::Tty(stream) => tty::write(*stream, from),
+            Object::Full if from.left() > 0 => Err(Errno::ENOSPC),
+            Object::Null | Object::Zero | Object::Random | Object::Full => Ok(from.left()),
+            Object::Path => Err(Errno::EBADF),
+        }
+    }
+
+    fn write_regular(
+        &self,
+        file: &regular::Regular,
+        from: &mut Buffer<'_>,
+        offset: Option<u64>,
+        append: bool,
+    ) -> Result<usize, Errno> {
+        let append = append || self.flag(O_APPEND);
+        let count = match offset {
+            // As on Linux, O_APPEND wins over pwrite's offset.
+            Some(offset) => {
+                check_end(offset, from)?;
+                file.write((!append).then_some(offset), from)?.0
+            }
+            None => {
+                let mut position = self.position.lock();
+                check_end(*position, from)?;
+                let (count, end) = file.write((!append).then_some(*position), from)?;
+                *position = end;
+                count
+            }
+        };
+        if count > 0 {
+            self.node().touch_modified();
+            if !access::Caller::current().is_root() {
+                self.node().drop_set_id();
+            }
+        }
+        Ok(count)
     }
 
     /// `lseek(2)`.
     pub fn seek(&self, offset: i64, whence: u32) -> Result<u64, Errno> {
-        let Object::Node(node) = &self.object else {
-            return match self.object {
-                Object::Pipe(_) | Object::Console => Err(Errno::ESPIPE),
-                _ => Ok(0),
-            };
-        };
+        match &self.object {
+            Object::Path => return Err(Errno::EBADF),
+            _ if !self.seekable() => return Err(Errno::ESPIPE),
+            Object::Node => {}
+            // Devices without a position.
+            _ => return Ok(0),
+        }
         let mut position = self.position.lock();
         let base = match whence {
             SEEK_SET => 0,
             SEEK_CUR => *position as i64,
-            SEEK_END => node.len() as i64,
+            SEEK_END if self.node().is_directory() => return Err(Errno::EINVAL),
+            SEEK_END => self.node().len() as i64,
+            SEEK_DATA | SEEK_HOLE => {
+                let file = self.regular().ok_or(Errno::EINVAL)?;
+                let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+                let found = file.cache().seek(offset, whence == SEEK_DATA);
+                *position = found.ok_or(Errno::ENXIO)?;
+                return Ok(*position);
+            }
             _ => return Err(Errno::EINVAL),
         };
         let target = base
@@ -194,113 +335,88 @@ impl File {
         Ok(target as u64)
     }
 
-    /// The position, for directories: the index of the next entry.
+    /// The position, for directories: where the listing goes on.
     pub fn position(&self) -> Guard<'_, u64> {
         self.position.lock()
     }
-}
 
-fn read_node(node: &Node, offset: u64, addr: u64, len: usize) -> Result<usize, Errno> {
-    let Content::Regular(file) = &node.content else {
-        return Err(Errno::EISDIR);
-    };
-    let rest = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| file.bytes.get(offset..))
-        .unwrap_or(&[]);
-    let count = len.min(rest.len());
-    uaccess::write(addr, &rest[..count])?;
-    Ok(count)
-}
-
-/// A descriptor: a file and whether exec closes it.
-#[derive(Clone)]
-pub struct Descriptor {
-    /// The file.
-    pub file: Arc<File>,
-    /// FD_CLOEXEC.
-    pub close_on_exec: bool,
-}
-
-/// A process's descriptors.
-#[derive(Default)]
-pub struct FileTable {
-    slots: Vec<Option<Descriptor>>,
-}
-
-impl FileTable {
-    /// The file behind `fd`.
-    pub fn get(&self, fd: u64) -> Result<Arc<File>, Errno> {
-        self.descriptor(fd)
-            .map(|descriptor| descriptor.file.clone())
-    }
-
-    /// The descriptor `fd`.
-    pub fn descriptor(&self, fd: u64) -> Result<&Descriptor, Errno> {
-        self.slots
-            .get(fd as usize)
-            .and_then(Option::as_ref)
-            .ok_or(Errno::EBADF)
-    }
-
-    /// The descriptor `fd`, to change.
-    pub fn descriptor_mut(&mut self, fd: u64) -> Result<&mut Descriptor, Errno> {
-        self.slots
-            .get_mut(fd as usize)
-            .and_then(Option::as_mut)
-            .ok_or(Errno::EBADF)
-    }
-
-    /// Gives `descriptor` the lowest free number that is at least `min`.
-    pub fn insert(&mut self, descriptor: Descriptor, min: usize) -> Result<usize, Errno> {
-        let fd = (min..self.slots.len()).find(|&fd| self.slots[fd].is_none());
-        let fd = fd.unwrap_or(self.slots.len().max(min));
-        self.replace(fd, descriptor)?;
-        Ok(fd)
-    }
-
-    /// Puts `descriptor` at `fd`; returns what was there, to be dropped without the table's lock.
-    pub fn replace(
-        &mut self,
-        fd: usize,
-        descriptor: Descriptor,
-    ) -> Result<Option<Descriptor>, Errno> {
-        if fd >= MAX_FILES {
-            return Err(Errno::EMFILE);
+    /// What a mapping of it shows from `offset` on. EACCES if the way it was opened forbids that.
+    pub fn backing(&self, offset: u64, shared: bool, writes: bool) -> Result<Backing, Errno> {
+        if self.flag(O_PATH) {
+            return Err(Errno::EBADF);
         }
-        if fd >= self.slots.len() {
-            self.slots
-                .try_reserve(fd + 1 - self.slots.len())
-                .map_err(|_| Errno::ENOMEM)?;
-            self.slots.resize(fd + 1, None);
+        if !self.readable() || shared && writes && !self.writable() {
+            return Err(Errno::EACCES);
         }
-        Ok(self.slots[fd].replace(descriptor))
+        if let Object::Zero = self.object {
+            return Ok(Backing::Anonymous);
+        }
+        let file = self.regular().ok_or(Errno::ENODEV)?;
+        label::announce(&self.entry)?;
+        Ok(Backing::File {
+            cache: file.cache().clone(),
+            offset,
+        })
     }
 
-    /// Takes `fd` out.
-    pub fn remove(&mut self, fd: u64) -> Result<Descriptor, Errno> {
-        self.slots
-            .get_mut(fd as usize)
-            .and_then(Option::take)
-            .ok_or(Errno::EBADF)
+    /// What poll says: the events it is ready for.
+    pub fn ready(&self) -> Events {
+        match &self.object {
+            Object::Pipe(end) => end.ready(),
+            Object::Tty(_) => tty::ready(),
+            _ => POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM,
+        }
     }
 
-    /// A copy for a forked child.
-    pub fn try_clone(&self) -> Result<FileTable, Errno> {
-        let mut slots = Vec::new();
-        slots
-            .try_reserve_exact(self.slots.len())
-            .map_err(|_| Errno::ENOMEM)?;
-        slots.extend_from_slice(&self.slots);
-        Ok(FileTable { slots })
+    /// Those who wait for it to be ready; none: it always is.
+    pub fn watchers(&self) -> Option<&Watchers> {
+        match &self.object {
+            Object::Pipe(end) => Some(end.watchers()),
+            Object::Tty(_) => Some(tty::watchers()),
+            _ => None,
+        }
     }
 
-    /// Takes out one descriptor that exec closes.
-    pub fn take_close_on_exec(&mut self) -> Option<Descriptor> {
-        let closes = |slot: &&mut Option<Descriptor>| {
-            slot.as_ref()
-                .is_some_and(|descriptor| descriptor.close_on_exec)
-        };
-        self.slots.iter_mut().find(closes)?.take()
+    /// The current process closes a descriptor of it.
+    pub fn drop_process_locks(&self) {
+        if let Some(file) = self.regular() {
+            let pid = thread::current().process.pid;
+            file.locks.clear_all(Owner::Process(pid));
+        }
+    }
+
+    /// As an owner of locks.
+    pub fn address(&self) -> usize {
+        (&raw const *self).addr()
     }
 }
+
+/// Nothing reaches past the largest offset.
+fn check_end(offset: u64, buffer: &Buffer<'_>) -> Result<(), Errno> {
+    match (offset as i64).checked_add(buffer.left() as i64) {
+        Some(_) => Ok(()),
+        None => Err(Errno::EINVAL),
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let address = self.address();
+        let writable = self.writable();
+        if let Some(file) = self.regular() {
+            file.locks.clear_all(Owner::Description(address));
+            file.locks.clear_all(Owner::Flock(address));
+            if writable {
+                file.close_for_writing();
+            }
+        }
+    }
+}
+
+/// How much the tree may hold: half of the memory, as with Linux's tmpfs.
+pub fn limit_memory(frames: u64) {
+    regular::QUOTA.set_limit(frames / 2);
+}
+
+/// Bytes per block as `statfs` counts.
+pub const BLOCK: u64 = PAGE_SIZE;

@@ -1,100 +1,275 @@
-//! Pipes, with pipe(7)'s semantics: writes of up to `PIPE_BUF` bytes are atomic, a reader
-//! without writers sees the end, a writer without readers gets EPIPE.
+//! Pipes and FIFOs, with pipe(7)'s semantics: writes of up to `PIPE_BUF` bytes are atomic, a
+//! reader without writers sees the end, a writer without readers gets EPIPE.
+//!
+//! As on Linux a pipe holds so many pages, and each write goes into the last page if all of its
+//! odd end fits there, else into pages of its own: so it is full at the same point.
 
-use crate::arch::{heap, uaccess};
+use super::buffer::Buffer;
+use super::watch::{Events, Watchers};
+use crate::arch::heap;
 use crate::process::scheduler::WaitQueue;
 use crate::process::thread;
 use crate::syscall::errno::Errno;
-use alloc::{sync::Arc, vec::Vec};
-use memory::{Lock, Rank};
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
+use linux_raw_sys::general::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM};
+use memory::{Lock, PAGE_BYTES as PAGE, Rank};
 
-/// How much a pipe holds.
-pub const CAPACITY: usize = 65536;
-/// Writes up to this size are not mixed with others.
-const ATOMIC: usize = 4096;
+/// Pages that a pipe holds unless told otherwise.
+const PAGES: usize = 16;
+/// The most that anybody but root may ask for, bytes (/proc/sys/fs/pipe-max-size).
+pub const MAX_SIZE: u64 = 1 << 20;
+/// Most pages are filled by small writes, and get no more memory than these need.
+const SMALL: usize = 512;
 
-/// The buffer and its users.
+/// A pipe.
 pub struct Pipe {
     state: Lock<State>,
+    watchers: Watchers,
+}
+
+/// Bytes of one write, or of several small ones.
+struct Page {
+    bytes: Vec<u8>,
+    start: usize,
+    /// Of a write in packet mode: read as a whole, and nothing is added.
+    packet: bool,
+}
+
+impl Page {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
 }
 
 struct State {
-    /// A ring; it grows to [`CAPACITY`] when it has to.
-    buf: Vec<u8>,
-    head: usize,
-    len: usize,
+    pages: VecDeque<Page>,
+    /// Memory of the last page that was read, for the next one.
+    spare: Vec<u8>,
+    capacity: usize,
     readers: usize,
     writers: usize,
+    /// How often each end was opened, for those who wait for the other one.
+    opened: [u64; 2],
     wait_read: WaitQueue,
     wait_write: WaitQueue,
+    wait_open: WaitQueue,
 }
 
-/// One end of a pipe. Dropping it closes the end.
+/// An open end of a pipe, or both. Dropping it closes it.
 pub struct End {
     pipe: Arc<Pipe>,
-    /// Which end.
+    read: bool,
+    write: bool,
+    /// Writes are packets (O_DIRECT).
+    packets: bool,
+    /// Writers that had come when this end was opened: without another one there is no hang-up.
+    seen: u64,
+}
+
+/// Which ends of a FIFO an open asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// To read.
+    pub read: bool,
+    /// To write.
     pub write: bool,
 }
 
-/// A new pipe: its read end and its write end.
-pub fn new() -> Result<(End, End), Errno> {
-    let state = State {
-        buf: Vec::new(),
-        head: 0,
-        len: 0,
-        readers: 1,
-        writers: 1,
-        wait_read: WaitQueue::new(),
-        wait_write: WaitQueue::new(),
-    };
-    let pipe = heap::try_arc(Pipe {
-        state: Lock::new(Rank::Waiting, state),
-    })
-    .ok_or(Errno::ENOMEM)?;
-    Ok((
+impl Pipe {
+    /// An empty pipe without ends.
+    pub fn new() -> Result<Arc<Pipe>, Errno> {
+        heap::try_arc(Pipe {
+            state: Lock::new(
+                Rank::Waiting,
+                State {
+                    pages: VecDeque::new(),
+                    spare: Vec::new(),
+                    capacity: PAGES,
+                    readers: 0,
+                    writers: 0,
+                    opened: [0; 2],
+                    wait_read: WaitQueue::new(),
+                    wait_write: WaitQueue::new(),
+                    wait_open: WaitQueue::new(),
+                },
+            ),
+            watchers: Watchers::new(),
+        })
+        .ok_or(Errno::ENOMEM)
+    }
+
+    /// One more end, at once.
+    pub fn end(self: &Arc<Pipe>, ends: Ends, packets: bool) -> End {
+        let mut state = self.state.lock();
+        for (index, wanted) in [ends.read, ends.write].into_iter().enumerate() {
+            state.opened[index] += u64::from(wanted);
+        }
+        state.readers += usize::from(ends.read);
+        state.writers += usize::from(ends.write);
+        state.wait_open.wake_all();
         End {
-            pipe: pipe.clone(),
+            pipe: self.clone(),
+            read: ends.read,
+            write: ends.write,
+            packets,
+            seen: 0,
+        }
+    }
+
+    /// Opens a FIFO: the reader waits for a writer and the other way round, unless `nonblocking`:
+    /// then it is ENXIO to have nobody to write for.
+    pub fn open(self: &Arc<Pipe>, ends: Ends, nonblocking: bool) -> Result<End, Errno> {
+        if ends.write && !ends.read && nonblocking && self.state.lock().readers == 0 {
+            return Err(Errno::ENXIO);
+        }
+        let mut end = self.end(ends, false);
+        if ends.read && ends.write {
+            return Ok(end);
+        }
+        let mut state = self.state.lock();
+        let (there, other) = if ends.read {
+            (state.writers, 1)
+        } else {
+            (state.readers, 0)
+        };
+        let before = state.opened[other];
+        if there > 0 {
+            return Ok(end);
+        }
+        if nonblocking {
+            end.seen = before;
+            return Ok(end);
+        }
+        // Somebody who came counts, even if he has left again.
+        while state.opened[other] == before {
+            state = WaitQueue::wait(&self.state, state, |state| &mut state.wait_open);
+            if thread::current().interrupted() && state.opened[other] == before {
+                drop(state);
+                return Err(Errno::EINTR);
+            }
+        }
+        drop(state);
+        Ok(end)
+    }
+}
+
+/// A new pipe's read end and write end.
+pub fn pair(packets: bool) -> Result<(End, End), Errno> {
+    let pipe = Pipe::new()?;
+    let (read, write) = (
+        Ends {
+            read: true,
             write: false,
         },
-        End { pipe, write: true },
-    ))
+        Ends {
+            read: false,
+            write: true,
+        },
+    );
+    Ok((pipe.end(read, packets), pipe.end(write, packets)))
 }
 
 impl Drop for End {
     fn drop(&mut self) {
         let mut state = self.pipe.state.lock();
-        if self.write {
-            state.writers -= 1;
-            if state.writers == 0 {
-                state.wait_read.wake_all();
-            }
-        } else {
-            state.readers -= 1;
-            if state.readers == 0 {
-                state.wait_write.wake_all();
-            }
+        state.readers -= usize::from(self.read);
+        state.writers -= usize::from(self.write);
+        let gone = self.read && state.readers == 0 || self.write && state.writers == 0;
+        if gone {
+            state.wait_read.wake_all();
+            state.wait_write.wake_all();
+        }
+        if state.readers == 0 && state.writers == 0 {
+            // A FIFO forgets what nobody reads.
+            state.pages = VecDeque::new();
+            state.spare = Vec::new();
+        }
+        drop(state);
+        if gone {
+            self.pipe
+                .watchers
+                .notify(POLLHUP | POLLERR | POLLIN | POLLOUT);
         }
     }
 }
 
 impl End {
-    /// A number that both ends share and no other pipe has.
-    pub fn identity(&self) -> u64 {
-        Arc::as_ptr(&self.pipe).addr() as u64
+    /// The pipe.
+    pub fn pipe(&self) -> &Arc<Pipe> {
+        &self.pipe
     }
 
-    /// Reads up to `len` bytes to the user's `addr`; waits for the first byte unless `nonblocking`.
-    pub fn read(&self, addr: u64, len: usize, nonblocking: bool) -> Result<usize, Errno> {
-        if len == 0 {
+    /// Those who watch it.
+    pub fn watchers(&self) -> &Watchers {
+        &self.pipe.watchers
+    }
+
+    /// Bytes that wait to be read (FIONREAD).
+    pub fn waiting(&self) -> usize {
+        self.pipe.state.lock().pages.iter().map(Page::len).sum()
+    }
+
+    /// Bytes that it holds at most (F_GETPIPE_SZ).
+    pub fn size(&self) -> u64 {
+        (self.pipe.state.lock().capacity * PAGE) as u64
+    }
+
+    /// Changes that (F_SETPIPE_SZ); returns what it is now.
+    pub fn set_size(&self, bytes: u64, privileged: bool) -> Result<u64, Errno> {
+        if bytes > 1 << 31 {
+            return Err(Errno::EINVAL);
+        }
+        let pages = bytes.div_ceil(PAGE as u64).max(1).next_power_of_two();
+        if pages * PAGE as u64 > MAX_SIZE && !privileged {
+            return Err(Errno::EPERM);
+        }
+        let mut state = self.pipe.state.lock();
+        if (pages as usize) < state.pages.len() {
+            return Err(Errno::EBUSY);
+        }
+        state.capacity = pages as usize;
+        state.wait_write.wake_all();
+        drop(state);
+        self.pipe.watchers.notify(POLLOUT);
+        Ok(pages * PAGE as u64)
+    }
+
+    /// What poll says.
+    pub fn ready(&self) -> Events {
+        let state = self.pipe.state.lock();
+        let mut events = 0;
+        if self.read {
+            if !state.pages.is_empty() {
+                events |= POLLIN | POLLRDNORM;
+            }
+            if state.writers == 0 && state.opened[1] != self.seen {
+                events |= POLLHUP;
+            }
+        }
+        if self.write {
+            if state.pages.len() < state.capacity {
+                events |= POLLOUT | POLLWRNORM;
+            }
+            if state.readers == 0 {
+                events |= POLLERR;
+            }
+        }
+        events
+    }
+
+    /// Reads what there is; waits for the first byte unless `nonblocking`.
+    pub fn read(&self, to: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
+        if to.left() == 0 {
             return Ok(0);
         }
         let mut state = self.pipe.state.lock();
         loop {
-            if state.len > 0 {
-                let count = len.min(state.len);
-                state.take(addr, count)?;
+            if !state.pages.is_empty() {
+                let done = state.take(to);
                 state.wait_write.wake_all();
-                return Ok(count);
+                drop(state);
+                self.pipe.watchers.notify(POLLOUT);
+                return done;
             }
             if state.writers == 0 {
                 return Ok(0);
@@ -103,105 +278,160 @@ impl End {
                 return Err(Errno::EAGAIN);
             }
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
-            if thread::current().interrupted() {
+            if state.pages.is_empty() && thread::current().interrupted() {
                 return Err(Errno::EINTR);
             }
         }
     }
 
-    /// Writes `len` bytes from the user's `addr`; waits for room unless `nonblocking`.
-    pub fn write(&self, addr: u64, len: usize, nonblocking: bool) -> Result<usize, Errno> {
+    /// Writes all of it; waits for room unless `nonblocking`.
+    pub fn write(&self, from: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
         let mut done = 0;
+        let mut result = Ok(());
         let mut state = self.pipe.state.lock();
-        while done < len || len == 0 {
+        if state.readers > 0 && from.left() == 0 {
+            return Ok(0);
+        }
+        let odd = from.left() % PAGE;
+        if state.readers > 0 && odd > 0 && !self.packets {
+            match state.append(from, odd) {
+                Ok(count) => done += count,
+                Err(error) => return Err(error),
+            }
+        }
+        while from.left() > 0 {
             if state.readers == 0 {
-                return if done > 0 {
-                    Ok(done)
-                } else {
-                    Err(Errno::EPIPE)
-                };
+                result = Err(Errno::EPIPE);
+                break;
             }
-            if len == 0 {
-                return Ok(0);
-            }
-            let room = CAPACITY - state.len;
-            let wanted = if len <= ATOMIC { len } else { 1 };
-            if room >= wanted {
-                let count = room.min(len - done);
-                match state.put(addr + done as u64, count) {
-                    Ok(()) => {}
-                    Err(_) if done > 0 => return Ok(done),
-                    Err(error) => return Err(error),
+            if state.pages.len() < state.capacity {
+                match state.add(from, self.packets) {
+                    Ok(count) => done += count,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
                 }
-                done += count;
                 state.wait_read.wake_all();
                 continue;
             }
             if nonblocking {
-                return if done > 0 {
-                    Ok(done)
-                } else {
-                    Err(Errno::EAGAIN)
-                };
+                result = Err(Errno::EAGAIN);
+                break;
             }
+            // Who polls must hear of what is there before this sleeps.
+            self.pipe.watchers.notify(POLLIN);
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_write);
-            if thread::current().interrupted() {
-                return if done > 0 {
-                    Ok(done)
-                } else {
-                    Err(Errno::EINTR)
-                };
+            if state.pages.len() >= state.capacity
+                && state.readers > 0
+                && thread::current().interrupted()
+            {
+                result = Err(Errno::EINTR);
+                break;
+            }
+        }
+        if done > 0 {
+            state.wait_read.wake_all();
+        }
+        drop(state);
+        if done > 0 {
+            self.pipe.watchers.notify(POLLIN);
+            return Ok(done);
+        }
+        result.map(|()| 0)
+    }
+}
+
+// The user copies below may fault, and the fault handler takes an address space's lock: it is
+// below the pipe's in the lock order, and the handler never touches a pipe.
+impl State {
+    /// Moves what there is to the reader.
+    fn take(&mut self, to: &mut Buffer<'_>) -> Result<usize, Errno> {
+        let mut done = 0;
+        while to.left() > 0
+            && let Some(page) = self.pages.front_mut()
+        {
+            match to.put(&page.bytes[page.start..]) {
+                Ok(count) => {
+                    page.start += count;
+                    done += count;
+                    let packet = page.packet;
+                    let faulted = page.len() > 0 && to.left() > 0;
+                    if page.len() == 0 || packet && !faulted {
+                        self.recycle();
+                    }
+                    if packet || faulted {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(done)
     }
+
+    fn recycle(&mut self) {
+        if let Some(mut page) = self.pages.pop_front()
+            && page.bytes.capacity() > self.spare.capacity()
+        {
+            page.bytes.clear();
+            self.spare = page.bytes;
+        }
+    }
+
+    /// Adds `count` bytes to the last page, if they fit.
+    fn append(&mut self, from: &mut Buffer<'_>, count: usize) -> Result<usize, Errno> {
+        match self.pages.back_mut() {
+            Some(page) if !page.packet && page.bytes.len() + count <= PAGE => {
+                fill(&mut page.bytes, from, count)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// A new page.
+    fn add(&mut self, from: &mut Buffer<'_>, packet: bool) -> Result<usize, Errno> {
+        self.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let mut bytes = core::mem::take(&mut self.spare);
+        let result = fill(&mut bytes, from, from.left().min(PAGE));
+        if bytes.is_empty() {
+            self.spare = bytes;
+        } else {
+            self.pages.push_back(Page {
+                bytes,
+                start: 0,
+                packet,
+            });
+        }
+        result
+    }
 }
 
-// The user copies below may fault, and the fault handler may take an address-space lock: it is
-// below the pipe's in the lock order, and the handler never touches a pipe.
-impl State {
-    /// Moves `count` bytes, no more than there are, to the user.
-    fn take(&mut self, addr: u64, count: usize) -> Result<(), Errno> {
-        let first = count.min(self.buf.len() - self.head);
-        uaccess::write(addr, &self.buf[self.head..self.head + first])?;
-        uaccess::write(addr + first as u64, &self.buf[..count - first])?;
-        self.len -= count;
-        // An empty ring starts over, so that small messages stay in one piece and in the cache.
-        self.head = if self.len == 0 {
-            0
-        } else {
-            (self.head + count) % self.buf.len()
-        };
-        Ok(())
+/// Appends bytes of the writer's; after a fault none.
+fn fill(bytes: &mut Vec<u8>, from: &mut Buffer<'_>, count: usize) -> Result<usize, Errno> {
+    let len = bytes.len();
+    let wanted = (len + count).max(SMALL);
+    if wanted > bytes.capacity() {
+        // As small writes add up the page doubles.
+        let wanted = wanted.max(2 * len).min(PAGE);
+        bytes
+            .try_reserve_exact(wanted - len)
+            .map_err(|_| Errno::ENOMEM)?;
     }
-
-    /// Moves `count` bytes from the user, for which there is room below [`CAPACITY`].
-    fn put(&mut self, addr: u64, count: usize) -> Result<(), Errno> {
-        if self.len + count > self.buf.len() {
-            self.grow(self.len + count)?;
+    bytes.resize(len + count, 0);
+    match from.take(&mut bytes[len..]) {
+        Ok(done) => {
+            // A write that faults in a page leaves nothing in it, as on Linux.
+            if done < count {
+                bytes.truncate(len);
+                return Err(Errno::EFAULT);
+            }
+            Ok(done)
         }
-        let size = self.buf.len();
-        let mut tail = self.head + self.len;
-        if tail >= size {
-            tail -= size;
+        Err(error) => {
+            bytes.truncate(len);
+            Err(error)
         }
-        let first = count.min(size - tail);
-        uaccess::read(&mut self.buf[tail..tail + first], addr)?;
-        uaccess::read(&mut self.buf[..count - first], addr + first as u64)?;
-        self.len += count;
-        Ok(())
-    }
-
-    fn grow(&mut self, wanted: usize) -> Result<(), Errno> {
-        let size = wanted.next_power_of_two().max(512);
-        let mut buf = Vec::new();
-        buf.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
-        let first = self.len.min(self.buf.len() - self.head);
-        buf.extend_from_slice(&self.buf[self.head..self.head + first]);
-        buf.extend_from_slice(&self.buf[..self.len - first]);
-        buf.resize(size, 0);
-        self.buf = buf;
-        self.head = 0;
-        Ok(())
     }
 }

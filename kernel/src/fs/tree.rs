@@ -1,410 +1,470 @@
-//! The file tree of the initramfs: built once at boot, read-only afterwards.
+//! The tree of names: directories, and how a path is looked up.
+//!
+//! Every change of names, and every lookup, is under one lock, so that a rename is one step for
+//! everybody. What lies behind it are short searches; whoever removes a name lets go of the file
+//! after the lock is released.
 
-use super::cpio;
+use super::access::{self, Caller};
+use super::node::{Content, Node};
 use crate::arch::heap;
-use crate::process::elf::Elf;
 use crate::syscall::errno::Errno;
-use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, Ordering};
-use linux_raw_sys::general::{PATH_MAX, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
-use memory::PageCache;
+use alloc::borrow::Cow;
+use alloc::{sync::Arc, vec::Vec};
+use hashbrown::HashTable;
+use linux_raw_sys::general::{PATH_MAX, X_OK};
+use memory::{Guard, Lock, Rank};
 use spin::Once;
 
 /// How many symbolic links one lookup follows before it gives up (Linux's MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 /// The longest name of one path component.
-const NAME_MAX: usize = 255;
+pub const NAME_MAX: usize = 255;
+/// What a directory's size says of each entry: as Linux's tmpfs.
+const ENTRY_SIZE: u64 = 20;
 
-type Index = usize;
-const ROOT: Index = 0;
-
-/// A file, directory, link or device.
-pub struct Node {
-    /// Number of the file, from 1; also its id in the trace.
-    pub id: u32,
-    /// File type and permissions.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Modification time, seconds since 1970.
-    pub mtime: u32,
-    /// The trace has been told of it.
-    pub announced: AtomicBool,
-    /// What it holds.
-    pub content: Content,
-    name: &'static [u8],
-    parent: Index,
+/// A name and what it leads to (Linux's dentry).
+pub struct Entry {
+    /// The file.
+    pub node: Arc<Node>,
+    place: Lock<Place>,
 }
 
-/// What a node holds.
-pub enum Content {
-    /// A directory: its entries by name.
-    Directory(BTreeMap<&'static [u8], Index>),
-    /// A regular file.
-    Regular(Regular),
-    /// A symbolic link: its target.
-    Link(&'static [u8]),
-    /// A character device: major and minor number.
-    Device(u32, u32),
-    /// Anything else the archive may hold: it can be named, not opened.
-    Other,
+struct Place {
+    /// None: the root, or something that never had a name.
+    parent: Option<Arc<Entry>>,
+    name: Vec<u8>,
+    /// The parent has it.
+    linked: bool,
+    /// Where it is in the order of the parent's entries.
+    cookie: u64,
 }
 
-/// A regular file: its bytes in the archive, and its pages once somebody maps it.
-pub struct Regular {
-    /// The contents.
-    pub bytes: &'static [u8],
-    cache: Once<Arc<PageCache>>,
-    program: Once<Elf>,
+/// The entries of a directory.
+#[derive(Default)]
+pub struct Directory {
+    by_name: HashTable<Arc<Entry>>,
+    /// In the order they were made: a listing that goes on after entries were removed skips none.
+    order: Vec<(u64, Arc<Entry>)>,
+    next: u64,
 }
 
-struct Tree {
-    nodes: Vec<Node>,
+static NAMESPACE: Lock<()> = Lock::new(Rank::Tree, ());
+static ROOT: Once<Arc<Entry>> = Once::new();
+
+/// Locks the tree.
+pub(super) fn lock() -> Guard<'static, ()> {
+    NAMESPACE.lock()
 }
 
-static TREE: Once<Tree> = Once::new();
-
-/// Builds the tree from the archive that the boot loader left. A damaged archive gives the
-/// entries before the damage.
-pub fn build(archive: &'static [u8]) {
-    TREE.call_once(|| {
-        let mut tree = Tree { nodes: Vec::new() };
-        tree.push(
-            ROOT,
-            b"",
-            S_IFDIR | 0o755,
-            Content::Directory(BTreeMap::new()),
-        );
-        let mut links = BTreeMap::new();
-        for entry in cpio::entries(archive) {
-            match entry {
-                Ok(entry) => tree.add(&entry, &mut links),
-                Err(error) => {
-                    defmt::error!(
-                        "initramfs: damaged archive, the rest of it is lost: {}",
-                        defmt::Debug2Format(&error)
-                    );
-                    break;
-                }
-            }
-        }
-        for (name, minor) in [
-            (&b"null"[..], 3),
-            (b"zero", 5),
-            (b"random", 8),
-            (b"urandom", 9),
-        ] {
-            tree.add_device(name, 1, minor);
-        }
-        tree.add_device(b"tty", 5, 0);
-        tree.add_device(b"console", 5, 1);
-        tree
-    });
-}
-
-fn tree() -> &'static Tree {
-    TREE.get()
-        .expect("the tree is built before the first process starts")
+/// Installs the root directory. Once, at boot.
+pub(super) fn set_root(root: Arc<Entry>) {
+    ROOT.call_once(|| root);
 }
 
 /// The root directory.
-pub fn root() -> &'static Node {
-    &tree().nodes[ROOT]
+pub fn root() -> &'static Arc<Entry> {
+    ROOT.get()
+        .expect("the tree is built before the first process starts")
 }
 
-/// All files that have been mapped or executed, for the trace: from the one after `id`, in rotation.
-pub fn next_mapped(id: u32) -> Option<&'static Node> {
-    let nodes = &tree().nodes;
-    nodes
-        .iter()
-        .skip(id as usize)
-        .find(|node| node.announced.load(Ordering::Relaxed))
+/// FNV-1a: names are short.
+fn hash(name: &[u8]) -> u64 {
+    name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
-/// The entry at `position` of a directory, with "." and "..", and its name.
-pub fn entry(directory: &'static Node, position: u64) -> Option<(&'static [u8], &'static Node)> {
-    let Content::Directory(entries) = &directory.content else {
-        return None;
-    };
-    let position = usize::try_from(position).ok()?;
-    match position {
-        0 => Some((b".", directory)),
-        1 => Some((b"..", &tree().nodes[directory.parent])),
-        _ => entries
-            .iter()
-            .nth(position - 2)
-            .map(|(name, &index)| (*name, &tree().nodes[index])),
-    }
-}
-
-/// Looks `path` up, from `start` if it is relative. `follow`: a link at the end of the path is followed.
-pub fn lookup(start: &'static Node, path: &[u8], follow: bool) -> Result<&'static Node, Errno> {
-    tree()
-        .lookup(start.index(), path, follow, &mut 0)
-        .map(|index| &tree().nodes[index])
-}
-
-impl Tree {
-    fn push(&mut self, parent: Index, name: &'static [u8], mode: u32, content: Content) -> Index {
-        let index = self.nodes.len();
-        let announced = AtomicBool::new(false);
-        self.nodes.push(Node {
-            id: index as u32 + 1,
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            announced,
-            content,
-            name,
-            parent,
-        });
-        if let Content::Directory(entries) = &mut self.nodes[parent].content
-            && index != ROOT
-        {
-            entries.insert(name, index);
-        }
-        index
-    }
-
-    fn child(&self, directory: Index, name: &[u8]) -> Option<Index> {
-        match &self.nodes[directory].content {
-            Content::Directory(entries) => entries.get(name).copied(),
-            _ => None,
-        }
-    }
-
-    /// The directory `name` in `parent`, made if it does not exist.
-    fn directory(&mut self, parent: Index, name: &'static [u8]) -> Index {
-        match self.child(parent, name) {
-            Some(index) if matches!(self.nodes[index].content, Content::Directory(_)) => index,
-            _ => self.push(
-                parent,
-                name,
-                S_IFDIR | 0o755,
-                Content::Directory(BTreeMap::new()),
+impl Entry {
+    /// An entry that is in no directory yet.
+    pub fn new(
+        node: Arc<Node>,
+        parent: Option<Arc<Entry>>,
+        name: &[u8],
+    ) -> Result<Arc<Entry>, Errno> {
+        let name = copy(name)?;
+        heap::try_arc(Entry {
+            node,
+            place: Lock::new(
+                Rank::Name,
+                Place {
+                    parent,
+                    name,
+                    linked: false,
+                    cookie: 0,
+                },
             ),
-        }
+        })
+        .ok_or(Errno::ENOMEM)
     }
 
-    fn add(&mut self, entry: &cpio::Entry<'static>, links: &mut BTreeMap<(u32, u32, u32), Index>) {
-        let mut parts = entry
-            .name
-            .split(|&byte| byte == b'/')
-            .filter(|part| !matches!(*part, b"" | b"." | b".."));
-        if parts.clone().any(|part| part.len() > NAME_MAX) {
-            defmt::warn!("initramfs: a name is longer than {=usize} bytes", NAME_MAX);
-            return;
-        }
-        let Some(mut name) = parts.next() else { return };
-        let mut parent = ROOT;
-        for next in parts {
-            parent = self.directory(parent, name);
-            name = next;
-        }
-        let content = match entry.mode & S_IFMT {
-            S_IFDIR => {
-                let index = self.directory(parent, name);
-                self.nodes[index].mode = entry.mode;
-                return;
-            }
-            S_IFREG => Content::Regular(Regular {
-                bytes: entry.data,
-                cache: Once::new(),
-                program: Once::new(),
-            }),
-            S_IFLNK => Content::Link(entry.data),
-            S_IFCHR => Content::Device(entry.device.0, entry.device.1),
-            S_IFBLK => Content::Other,
-            _ => Content::Other,
-        };
-        // Of several hard links, the archive stores the contents once, with any one of them.
-        if entry.links > 1 && entry.mode & S_IFMT == S_IFREG {
-            if let Some(&first) = links.get(&entry.identity) {
-                if let Content::Regular(file) = &mut self.nodes[first].content
-                    && file.bytes.is_empty()
-                {
-                    file.bytes = entry.data;
-                }
-                if let Content::Directory(entries) = &mut self.nodes[parent].content {
-                    entries.insert(name, first);
-                }
-                return;
-            }
-            links.insert(entry.identity, self.nodes.len());
-        }
-        let index = self.push(parent, name, entry.mode, content);
-        let node = &mut self.nodes[index];
-        (node.uid, node.gid, node.mtime) = (entry.uid, entry.gid, entry.mtime);
-    }
-
-    fn add_device(&mut self, name: &'static [u8], major: u32, minor: u32) {
-        let dev = self.directory(ROOT, b"dev");
-        if self.child(dev, name).is_none() {
-            self.push(dev, name, S_IFCHR | 0o666, Content::Device(major, minor));
-        }
-    }
-
-    fn lookup(
-        &self,
-        start: Index,
-        path: &[u8],
-        follow: bool,
-        links: &mut usize,
-    ) -> Result<Index, Errno> {
-        if path.is_empty() {
-            return Err(Errno::ENOENT);
-        }
-        if path.len() >= PATH_MAX as usize {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        let mut at = if path[0] == b'/' { ROOT } else { start };
-        let must_be_directory = path.ends_with(b"/");
-        let mut parts = path
-            .split(|&byte| byte == b'/')
-            .filter(|part| !part.is_empty())
-            .peekable();
-        while let Some(part) = parts.next() {
-            let Content::Directory(entries) = &self.nodes[at].content else {
-                return Err(Errno::ENOTDIR);
-            };
-            if part.len() > NAME_MAX {
-                return Err(Errno::ENAMETOOLONG);
-            }
-            let next = match part {
-                b"." => at,
-                b".." => self.nodes[at].parent,
-                _ => *entries.get(part).ok_or(Errno::ENOENT)?,
-            };
-            let last = parts.peek().is_none();
-            at = match &self.nodes[next].content {
-                Content::Link(target) if !last || follow || must_be_directory => {
-                    *links += 1;
-                    if *links > MAX_LINKS {
-                        return Err(Errno::ELOOP);
-                    }
-                    self.lookup(at, target, true, links)?
-                }
-                _ => next,
-            };
-        }
-        if must_be_directory && !matches!(self.nodes[at].content, Content::Directory(_)) {
-            return Err(Errno::ENOTDIR);
-        }
-        Ok(at)
-    }
-}
-
-impl Node {
-    fn index(&self) -> Index {
-        self.id as usize - 1
-    }
-
-    /// Length in bytes, as `stat` reports it.
-    pub fn len(&self) -> u64 {
-        match &self.content {
-            Content::Regular(file) => file.bytes.len() as u64,
-            Content::Link(target) => target.len() as u64,
-            _ => 0,
-        }
-    }
-
-    /// How many names it has in effect: a directory's own, its parent's and its children's.
-    pub fn links(&self) -> u32 {
-        match &self.content {
-            Content::Directory(entries) => {
-                let directories = entries
-                    .values()
-                    .filter(|&&index| tree().nodes[index].is_directory());
-                2 + directories.count() as u32
-            }
-            _ => 1,
-        }
-    }
-
-    /// Whether it is a directory.
-    pub fn is_directory(&self) -> bool {
-        matches!(self.content, Content::Directory(_))
-    }
-
-    /// Puts the absolute path into `buf`; returns how much of `buf` is used. A path that is too
-    /// long loses its front.
-    pub fn path<'b>(&self, buf: &'b mut [u8]) -> &'b [u8] {
-        let mut start = buf.len();
-        let mut node = self;
-        loop {
-            let parent = &tree().nodes[node.parent];
-            let room = node.name.len() + 1;
-            if room > start {
-                break;
-            }
-            if node.index() == ROOT {
-                if start == buf.len() {
-                    start -= 1;
-                    buf[start] = b'/';
-                }
-                break;
-            }
-            start -= room;
-            buf[start] = b'/';
-            buf[start + 1..start + room].copy_from_slice(node.name);
-            node = parent;
-        }
-        &buf[start..]
+    /// The directory it is in; its own for the root.
+    pub fn parent(self: &Arc<Entry>) -> Arc<Entry> {
+        let parent = self.place.lock().parent.clone();
+        parent.unwrap_or_else(|| self.clone())
     }
 
     /// The last component of the path.
-    pub fn name(&self) -> &'static [u8] {
-        self.name
+    pub fn name(&self) -> Result<Vec<u8>, Errno> {
+        copy(&self.place.lock().name)
     }
 
-    /// Whether anybody may execute it (the only user is root, as on Linux any x bit will do).
-    pub fn is_executable(&self) -> bool {
-        self.mode & 0o111 != 0
-    }
-}
-
-impl Regular {
-    /// The file as a program: looked into once, since it never changes. ENOEXEC if it is none.
-    pub fn program(&self) -> Result<&Elf, Errno> {
-        self.program.try_call_once(|| Elf::parse(self.bytes))
+    /// Whether its directory still has it.
+    pub fn is_linked(&self) -> bool {
+        let place = self.place.lock();
+        self.is_stable(&place) || place.parent.is_none() && place.name.is_empty()
     }
 
-    /// The build id of the file, if it is a program with one.
-    pub fn build_id(&self) -> Option<&'static [u8]> {
-        self.program().ok()?.build_id
+    /// The files of /proc are in no list, but made for whoever asks.
+    fn is_stable(&self, place: &Place) -> bool {
+        place.linked || matches!(self.node.content, Content::Proc(_))
     }
 
-    /// The file's pages, shared by all who map it.
-    pub fn cache(&'static self, id: u32) -> Result<&'static Arc<PageCache>, Errno> {
-        /// A cache and its source, and the allocator's tags.
-        const HEAP: usize = size_of::<PageCache>() + size_of::<Archive>() + 256;
-        self.cache.try_call_once(|| {
-            if !heap::reserve(HEAP) {
-                return Err(Errno::ENOMEM);
+    fn is_called(&self, name: &[u8]) -> bool {
+        self.place.lock().name == name
+    }
+
+    /// Its path below `root`, and whether it still leads to the file. A file that never had a name
+    /// is what it is called.
+    pub fn path(self: &Arc<Entry>, root: &Arc<Entry>) -> Result<(Vec<u8>, bool), Errno> {
+        let _tree = lock();
+        let mut path = Vec::new();
+        let mut linked = true;
+        let mut at = self.clone();
+        while !Arc::ptr_eq(&at, root) {
+            let parent = {
+                let place = at.place.lock();
+                let Some(parent) = place.parent.clone() else {
+                    if !place.name.is_empty() {
+                        return Ok((copy(&place.name)?, true));
+                    }
+                    break;
+                };
+                linked &= at.is_stable(&place);
+                // From the end, and turned around below.
+                path.try_reserve(place.name.len() + 1)
+                    .map_err(|_| Errno::ENOMEM)?;
+                path.extend(place.name.iter().rev());
+                path.push(b'/');
+                parent
+            };
+            at = parent;
+        }
+        if path.is_empty() {
+            path.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            path.push(b'/');
+        }
+        path.reverse();
+        Ok((path, linked))
+    }
+
+    /// The entry `name` of a directory.
+    pub(super) fn child(self: &Arc<Entry>, name: &[u8]) -> Result<Option<Arc<Entry>>, Errno> {
+        match &self.node.content {
+            Content::Directory(directory) => Ok(directory.lock().get(name)),
+            Content::Proc(item) => item.child(self, name),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Whether `self` is `other` or above it.
+    pub(super) fn holds(self: &Arc<Entry>, other: &Arc<Entry>) -> bool {
+        let mut at = other.clone();
+        loop {
+            if Arc::ptr_eq(self, &at) {
+                return true;
             }
-            Ok(Arc::new(PageCache::new(
-                id,
-                self.bytes.len() as u64,
-                Box::new(Archive(self.bytes)),
-            )))
-        })
+            let parent = at.place.lock().parent.clone();
+            match parent {
+                Some(parent) => at = parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// Gives it another place, which has room for it. The tree is locked.
+    pub(super) fn attach(self: &Arc<Entry>, parent: &Arc<Entry>, name: Vec<u8>) {
+        let Content::Directory(directory) = &parent.node.content else {
+            return;
+        };
+        let mut directory = directory.lock();
+        let key = hash(&name);
+        *self.place.lock() = Place {
+            parent: Some(parent.clone()),
+            name,
+            linked: true,
+            cookie: directory.next,
+        };
+        let cookie = directory.next;
+        directory.next += 1;
+        directory.order.push((cookie, self.clone()));
+        directory
+            .by_name
+            .insert_unique(key, self.clone(), |entry| hash(&entry.place.lock().name));
+    }
+
+    /// Takes it out of its directory. The tree is locked.
+    pub(super) fn detach(self: &Arc<Entry>) {
+        let (parent, key, cookie) = {
+            let mut place = self.place.lock();
+            place.linked = false;
+            (place.parent.clone(), hash(&place.name), place.cookie)
+        };
+        let Some(parent) = parent else { return };
+        let Content::Directory(directory) = &parent.node.content else {
+            return;
+        };
+        let mut directory = directory.lock();
+        if let Ok(found) = directory
+            .by_name
+            .find_entry(key, |entry| Arc::ptr_eq(entry, self))
+        {
+            found.remove();
+        }
+        if let Ok(index) = directory
+            .order
+            .binary_search_by_key(&cookie, |&(cookie, _)| cookie)
+        {
+            directory.order.remove(index);
+        }
     }
 }
 
-/// The bytes of a file in the archive, as the page cache's source.
-struct Archive(&'static [u8]);
+impl Directory {
+    fn get(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        self.by_name
+            .find(hash(name), |entry| entry.is_called(name))
+            .cloned()
+    }
 
-impl memory::Source for Archive {
-    fn fill(&self, offset: u64, page: &mut [u8; 4096]) {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.0.get(offset..))
-            .unwrap_or(&[]);
-        let len = rest.len().min(page.len());
-        page[..len].copy_from_slice(&rest[..len]);
-        page[len..].fill(0);
+    /// Room for one more entry.
+    pub(super) fn reserve(&mut self) -> Result<(), Errno> {
+        self.order.try_reserve(1).map_err(|_| Errno::ENOSPC)?;
+        self.by_name
+            .try_reserve(1, |entry| hash(&entry.place.lock().name))
+            .map_err(|_| Errno::ENOSPC)
+    }
+
+    /// No entries.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// What `stat` says of its size.
+    pub fn size(&self) -> u64 {
+        (self.order.len() as u64 + 2) * ENTRY_SIZE
+    }
+
+    /// The first entry at or after a place in the order, and the place after it.
+    pub fn next(&self, cookie: u64) -> Option<(u64, Arc<Entry>)> {
+        let index = self.order.partition_point(|&(at, _)| at < cookie);
+        let (at, entry) = self.order.get(index)?;
+        Some((at + 1, entry.clone()))
+    }
+}
+
+/// A copy of a name or path, or ENOMEM.
+pub fn copy(bytes: &[u8]) -> Result<Vec<u8>, Errno> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len())
+        .map_err(|_| Errno::ENOMEM)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+/// Where lookups begin, and who asks.
+pub struct Start {
+    /// Of absolute paths, and what ".." does not leave.
+    pub root: Arc<Entry>,
+    /// Of relative paths.
+    pub directory: Arc<Entry>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// What the last component of a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// A name.
+    Name,
+    /// ".", or no component at all: the root.
+    Dot,
+    /// "..".
+    DotDot,
+}
+
+/// Where a path leads.
+pub struct Walk {
+    /// The directory of the last component.
+    pub parent: Arc<Entry>,
+    /// The last component.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub last: Last,
+    /// The path ended with a slash.
+    pub slash: bool,
+    /// What is there.
+    pub entry: Option<Arc<Entry>>,
+}
+
+/// What a symbolic link stands for.
+pub enum Target {
+    /// More path.
+    Path(Vec<u8>),
+    /// A place, whatever its path: the links of /proc.
+    Entry(Arc<Entry>),
+}
+
+/// Where a link leads; the tree is locked.
+fn target(node: &Node) -> Result<Target, Errno> {
+    match &node.content {
+        Content::Link(target) => Ok(Target::Path(copy(target)?)),
+        Content::Proc(item) => item.target(),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Follows a path up to its last component, which need not exist. `follow`: if that is a symbolic
+/// link, where it leads counts instead.
+pub fn walk(start: &Start, path: &[u8], follow: bool) -> Result<Walk, Errno> {
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    if path.len() >= PATH_MAX as usize {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let _tree = lock();
+    let first = |path: &[u8]| path.first() == Some(&b'/');
+    let mut here = if first(path) {
+        start.root.clone()
+    } else {
+        start.directory.clone()
+    };
+    let mut text = Cow::Borrowed(path);
+    let (mut at, mut links) = (0, 0);
+    loop {
+        let rest = &text[at..];
+        at += rest.iter().take_while(|&&byte| byte == b'/').count();
+        let rest = &text[at..];
+        let len = rest.iter().take_while(|&&byte| byte != b'/').count();
+        let after = &rest[len..];
+        let slash = !after.is_empty();
+        let ends = after.iter().all(|&byte| byte == b'/');
+        let part = &rest[..len];
+        if !here.node.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        access::check(&here.node, &start.caller, X_OK)?;
+        let last = match part {
+            b"" | b"." => Last::Dot,
+            b".." => Last::DotDot,
+            _ => Last::Name,
+        };
+        if last != Last::Name {
+            if last == Last::DotDot && !Arc::ptr_eq(&here, &start.root) {
+                here = here.parent();
+            }
+            if ends {
+                return Ok(Walk {
+                    parent: here.clone(),
+                    name: Vec::new(),
+                    last,
+                    slash,
+                    entry: Some(here),
+                });
+            }
+            at += len;
+            continue;
+        }
+        if len > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let child = here.child(part)?;
+        if let Some(link) = &child
+            && link.node.is_link()
+            && (!ends || follow || slash)
+        {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::ELOOP);
+            }
+            match target(&link.node)? {
+                Target::Path(mut path) => {
+                    if path.is_empty() {
+                        return Err(Errno::ENOENT);
+                    }
+                    if first(&path) {
+                        here = start.root.clone();
+                    }
+                    path.try_reserve(after.len()).map_err(|_| Errno::ENOMEM)?;
+                    path.extend_from_slice(after);
+                    text = Cow::Owned(path);
+                    at = 0;
+                }
+                Target::Entry(entry) if ends => {
+                    return Ok(Walk {
+                        parent: entry.parent(),
+                        name: Vec::new(),
+                        last,
+                        slash,
+                        entry: Some(entry),
+                    });
+                }
+                Target::Entry(entry) => {
+                    here = entry;
+                    at += len;
+                }
+            }
+            continue;
+        }
+        if ends {
+            return Ok(Walk {
+                name: copy(part)?,
+                parent: here,
+                last,
+                slash,
+                entry: child,
+            });
+        }
+        here = child.ok_or(Errno::ENOENT)?;
+        at += len;
+    }
+}
+
+/// Looks `path` up. `follow`: a link at the end of the path is followed.
+pub fn lookup(start: &Start, path: &[u8], follow: bool) -> Result<Arc<Entry>, Errno> {
+    let found = walk(start, path, follow)?;
+    let entry = found.entry.ok_or(Errno::ENOENT)?;
+    if found.slash && !entry.node.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    Ok(entry)
+}
+
+/// The text of a symbolic link.
+pub fn read_link(entry: &Arc<Entry>, root: &Arc<Entry>) -> Result<Vec<u8>, Errno> {
+    let target = {
+        let _tree = lock();
+        target(&entry.node)?
+    };
+    match target {
+        Target::Path(path) => Ok(path),
+        Target::Entry(entry) => {
+            let (mut path, linked) = entry.path(root)?;
+            if !linked {
+                const DELETED: &[u8] = b" (deleted)";
+                path.try_reserve(DELETED.len()).map_err(|_| Errno::ENOMEM)?;
+                path.extend_from_slice(DELETED);
+            }
+            Ok(path)
+        }
+    }
+}
+
+impl Walk {
+    /// The path is that of the root directory.
+    pub fn is_root(&self) -> bool {
+        self.entry
+            .as_ref()
+            .is_some_and(|entry| Arc::ptr_eq(entry, root()))
     }
 }

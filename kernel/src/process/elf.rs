@@ -12,7 +12,29 @@ use elf::parse::ParseAt;
 use elf::segment::{ProgramHeader, SegmentTable};
 use memory::{PAGE_SIZE, Prot, USER_END};
 
-type Segments = SegmentTable<'static, LittleEndian>;
+type Segments<'a> = SegmentTable<'a, LittleEndian>;
+
+/// Where a program is read from.
+pub trait Contents {
+    /// Bytes in all.
+    fn len(&self) -> u64;
+
+    /// Reads all of `to` from `offset` on, where that many bytes are.
+    fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), Errno>;
+
+    /// The bytes of a range; ENOEXEC if it is not all there.
+    fn get(&self, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        let end = offset.checked_add(len as u64);
+        if end.is_none_or(|end| end > self.len()) {
+            return Err(Errno::ENOEXEC);
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        bytes.resize(len, 0);
+        self.read(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+}
 
 /// Bytes of `e_ident`.
 const IDENT: usize = 16;
@@ -33,8 +55,8 @@ pub struct Elf {
     pub header_size: u16,
     /// Its PT_LOAD segments, in ascending order; at least one.
     pub loads: Vec<Segment>,
-    /// Its GNU build id.
-    pub build_id: Option<&'static [u8]>,
+    /// Its GNU build id; empty if it has none.
+    pub build_id: Vec<u8>,
 }
 
 /// A PT_LOAD segment, with its numbers checked: nothing overflows, all file bytes exist.
@@ -54,13 +76,11 @@ pub struct Segment {
 
 impl Elf {
     /// Checks the headers; ENOEXEC if this is no program for us.
-    pub fn parse(bytes: &'static [u8]) -> Result<Elf, Errno> {
-        let ident = bytes.get(..IDENT).ok_or(Errno::ENOEXEC)?;
+    pub fn parse(file: &impl Contents) -> Result<Elf, Errno> {
+        let start = file.get(0, IDENT + ELF64_EHDR_TAILSIZE)?;
+        let (ident, tail) = start.split_at(IDENT);
         let ident = parse_ident::<LittleEndian>(ident).map_err(|_| Errno::ENOEXEC)?;
         let class = ident.1;
-        let tail = bytes
-            .get(IDENT..IDENT + ELF64_EHDR_TAILSIZE)
-            .ok_or(Errno::ENOEXEC)?;
         if class != Class::ELF64 {
             return Err(Errno::ENOEXEC);
         }
@@ -73,12 +93,8 @@ impl Elf {
         {
             return Err(Errno::ENOEXEC);
         }
-        let start = usize::try_from(header.e_phoff).map_err(|_| Errno::ENOEXEC)?;
-        let end = start
-            .checked_add(size * usize::from(header.e_phnum))
-            .ok_or(Errno::ENOEXEC)?;
-        let table = bytes.get(start..end).ok_or(Errno::ENOEXEC)?;
-        let segments = SegmentTable::new(LittleEndian, class, table);
+        let table = file.get(header.e_phoff, size * usize::from(header.e_phnum))?;
+        let segments = SegmentTable::new(LittleEndian, class, &table);
         // Dynamic programs need a loader that the kernel does not start yet.
         if segments.iter().any(|segment| segment.p_type == PT_INTERP) {
             return Err(Errno::ENOEXEC);
@@ -86,7 +102,7 @@ impl Elf {
         let mut loads = Vec::new();
         let mut end = 0;
         for segment in segments.iter().filter(|segment| segment.p_type == PT_LOAD) {
-            end = check(&segment, bytes.len() as u64, end)?;
+            end = check(&segment, file.len(), end)?;
             if segment.p_memsz > 0 {
                 loads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                 loads.push(Segment::new(&segment));
@@ -101,7 +117,7 @@ impl Elf {
             headers_addr: headers_addr(&header, &segments, &loads),
             headers: header.e_phnum,
             header_size: header.e_phentsize,
-            build_id: build_id(bytes, &segments),
+            build_id: build_id(file, &segments)?,
             loads,
         })
     }
@@ -148,7 +164,7 @@ impl Segment {
 
 fn headers_addr(
     header: &FileHeader<LittleEndian>,
-    segments: &Segments,
+    segments: &Segments<'_>,
     loads: &[Segment],
 ) -> Option<u64> {
     if let Some(segment) = segments.iter().find(|segment| segment.p_type == PT_PHDR) {
@@ -163,17 +179,24 @@ fn headers_addr(
         .map(|segment| segment.addr + (offset - segment.offset))
 }
 
-fn build_id(bytes: &'static [u8], segments: &Segments) -> Option<&'static [u8]> {
+fn build_id(file: &impl Contents, segments: &Segments<'_>) -> Result<Vec<u8>, Errno> {
+    /// A note that is longer is not looked at to its end.
+    const NOTES_MAX: u64 = PAGE_SIZE;
+    let mut build_id = Vec::new();
     for segment in segments.iter().filter(|segment| segment.p_type == PT_NOTE) {
-        let start = usize::try_from(segment.p_offset).ok()?;
-        let end = start.checked_add(usize::try_from(segment.p_filesz).ok()?)?;
-        let notes = bytes.get(start..end)?;
+        let Ok(notes) = file.get(segment.p_offset, segment.p_filesz.min(NOTES_MAX) as usize) else {
+            break;
+        };
         let align = if segment.p_align == 8 { 8 } else { 4 };
-        for note in NoteIterator::new(LittleEndian, Class::ELF64, align, notes) {
+        for note in NoteIterator::new(LittleEndian, Class::ELF64, align, &notes) {
             if let Note::GnuBuildId(id) = note {
-                return Some(id.0);
+                build_id
+                    .try_reserve_exact(id.0.len())
+                    .map_err(|_| Errno::ENOMEM)?;
+                build_id.extend_from_slice(id.0);
+                return Ok(build_id);
             }
         }
     }
-    None
+    Ok(build_id)
 }

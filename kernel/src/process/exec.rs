@@ -6,30 +6,38 @@ use super::space::Space;
 use super::thread::{self, current};
 use super::{exit, options, scheduler, signal};
 use crate::arch::{self, trap::TrapFrame};
-use crate::fs::tree::{self, Content, Node, Regular};
+use crate::fs::access::{self, Caller};
+use crate::fs::label;
+use crate::fs::node::Content;
+use crate::fs::regular::Regular;
+use crate::fs::running::Program;
+use crate::fs::tree::{self, Entry};
 use crate::syscall::errno::Errno;
-use crate::trace::{self, meta::Meta};
+use crate::trace;
 use alloc::sync::Arc;
 use core::ptr;
 use core::sync::atomic::Ordering;
+use linux_raw_sys::general::X_OK;
 use wire::event::Event;
 
 /// `execve`: replaces the program of the current process. On an error everything is as it was.
 pub fn exec(
     frame: &mut TrapFrame,
-    node: &'static Node,
+    program: Arc<Entry>,
     arguments: &Arguments,
 ) -> Result<(), Errno> {
     let start = arch::time::cycles();
+    let node = &program.node;
     let Content::Regular(file) = &node.content else {
         return Err(Errno::EACCES);
     };
-    if !node.is_executable() {
-        return Err(Errno::EACCES);
-    }
+    access::check(node, &Caller::current(), X_OK)?;
+    let running = Program::new(program.clone())?;
     let elf = file.program()?;
+    let name = short_name(&program.name()?);
+    label::announce(&program)?;
     let space = Space::new()?;
-    let (sp, entry, old) = match load(&space, node, file, elf, arguments) {
+    let (sp, entry, old) = match load(&space, file, &elf, arguments) {
         Ok(loaded) => loaded,
         Err(error) => {
             Space::release(space);
@@ -51,9 +59,12 @@ pub fn exec(
     });
     {
         let mut state = process.state.lock();
-        state.program = Some(node);
-        state.name = short_name(node.name());
+        let before = state.program.replace(running);
+        state.name = name;
         state.space = space.identity();
+        state.memory = Arc::downgrade(&space);
+        drop(state);
+        drop(before);
     }
     process.announce();
     space.report_resident();
@@ -63,8 +74,9 @@ pub fn exec(
     loop {
         // One at a time, and dropped without the table's lock.
         let closed = process.files.lock().take_close_on_exec();
-        if closed.is_none() {
-            break;
+        match closed {
+            Some(closed) => closed.close(),
+            None => break,
         }
     }
     if let Some(actions) = process.actions.lock().as_mut() {
@@ -84,15 +96,11 @@ pub fn exec(
 /// entry point, and the address space that was left.
 fn load(
     space: &Arc<Space>,
-    node: &'static Node,
-    file: &'static Regular,
+    file: &Regular,
     elf: &Elf,
     arguments: &Arguments,
 ) -> Result<(u64, u64, Arc<Space>), Errno> {
-    if !node.announced.swap(true, Ordering::Relaxed) {
-        trace::meta(Meta::File(node));
-    }
-    let image = Image::map(space, node, file, elf, arguments.stack_len())?;
+    let image = Image::map(space, file, elf, arguments.stack_len())?;
     let thread = current();
     // The new address space is filled as its program would do it: through its own mappings.
     let old = thread.replace_space(Some(space.clone()));
@@ -144,6 +152,6 @@ fn run_init(frame: &mut TrapFrame) -> Result<(), Errno> {
     for word in &options.environment {
         arguments.environment.push(word.as_bytes())?;
     }
-    let node = tree::lookup(tree::root(), options.init.as_bytes(), true)?;
-    exec(frame, node, &arguments)
+    let program = tree::lookup(&super::from_root(), options.init.as_bytes(), true)?;
+    exec(frame, program, &arguments)
 }

@@ -4,7 +4,7 @@ use super::thread::{Current, current};
 use super::{INIT, Process, scheduler, signal, space::Space, table};
 use crate::arch::{secondary, uaccess};
 use crate::{driver, trace};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::mem;
 use core::sync::atomic::{AtomicBool, Ordering};
 use linux_raw_sys::general::SIGCHLD;
@@ -33,7 +33,7 @@ fn end(status: u32) -> ! {
         release_child_tid(&thread);
         // Out of their locks before anything is dropped: closing a pipe wakes others.
         let files = mem::take(&mut *process.files.lock());
-        drop(files);
+        files.close_all();
         let actions = process.actions.lock().take();
         drop(actions);
         let space = thread.replace_space(None);
@@ -55,7 +55,8 @@ fn end(status: u32) -> ! {
         let own = {
             let mut state = process.state.lock();
             state.space = (0, 0, 0);
-            state.thread.take()
+            state.memory = Weak::new();
+            (state.thread.take(), state.program.take())
         };
         drop(own);
         release_vfork_parent(&process);

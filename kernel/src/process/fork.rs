@@ -70,11 +70,13 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         let state = process.state.lock();
         State {
             name: state.name,
-            program: state.program,
-            directory: state.directory,
+            program: state.program.clone(),
+            directory: state.directory.clone(),
+            root: state.root.clone(),
             umask: state.umask,
             space: space.identity(),
             fork_mode: state.fork_mode,
+            memory: Arc::downgrade(&space),
             thread: None,
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
         }

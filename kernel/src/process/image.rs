@@ -4,7 +4,7 @@ use super::elf::{Elf, Segment};
 use super::random;
 use super::space::Space;
 use crate::arch::{self, uaccess};
-use crate::fs::tree::{Node, Regular};
+use crate::fs::regular::Regular;
 use crate::syscall::errno::Errno;
 use alloc::vec::Vec;
 use linux_raw_sys::auxvec::{
@@ -117,13 +117,7 @@ pub struct Image {
 
 impl Image {
     /// Makes the mappings of a program in an empty address space.
-    pub fn map(
-        space: &Space,
-        node: &Node,
-        file: &'static Regular,
-        elf: &Elf,
-        stack: u64,
-    ) -> Result<Image, Errno> {
+    pub fn map(space: &Space, file: &Regular, elf: &Elf, stack: u64) -> Result<Image, Errno> {
         let first = elf.loads.first().map_or(0, |segment| segment.addr);
         let bias = if elf.relocatable {
             RELOCATABLE_BASE.wrapping_sub(first & !0xffff)
@@ -172,7 +166,7 @@ impl Image {
                 start,
                 middle,
                 Backing::File {
-                    cache: file.cache(node.id)?.clone(),
+                    cache: file.cache().clone(),
                     offset,
                 },
             )?;

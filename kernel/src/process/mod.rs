@@ -17,12 +17,15 @@ pub mod thread;
 pub mod timer;
 pub mod wait;
 
-use crate::fs::tree::{self, Node};
-use crate::fs::{self, Descriptor, FileTable};
+use crate::fs::access::Caller;
+use crate::fs::running::Program;
+use crate::fs::tree::{self, Entry, Start};
+use crate::fs::{self, Descriptor, FileTable, Object, initramfs};
 use crate::syscall::errno::Errno;
 use crate::trace::meta::{Meta, ProcessMeta};
 use crate::{board, trace};
-use alloc::{boxed::Box, sync::Arc};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use linux_raw_sys::general::O_RDWR;
 use memory::{Lock, Rank};
@@ -57,15 +60,19 @@ pub struct State {
     /// What `ps` shows (prctl PR_SET_NAME), padded with NUL.
     pub name: [u8; 16],
     /// Its program.
-    pub program: Option<&'static Node>,
+    pub program: Option<Program>,
     /// Its working directory.
-    pub directory: &'static Node,
+    pub directory: Arc<Entry>,
+    /// Its root directory.
+    pub root: Arc<Entry>,
     /// The file mode bits it clears at creation.
     pub umask: u32,
     /// Serial number, root frame and ASID of its address space.
     pub space: (u32, u64, u16),
     /// How its forks copy it (PR_SET_FORK_MODE). Its children inherit that; exec keeps it.
     pub fork_mode: ForkMode,
+    /// Its address space, for those who look at it from outside.
+    pub memory: Weak<Space>,
     /// Its thread, until it ends.
     pub thread: Option<Arc<Thread>>,
     /// The thread that waits in vfork for exec or the end of this process.
@@ -80,7 +87,10 @@ impl Process {
             pid: self.pid,
             parent: self.parent.load(Ordering::Relaxed),
             space: state.space,
-            file: state.program.map_or(0, |node| node.id),
+            file: state
+                .program
+                .as_ref()
+                .map_or(0, |program| program.entry().node.id),
             name: state.name,
         };
         // Under the lock: nobody tells what is true no more after what is.
@@ -100,7 +110,8 @@ pub const INIT: u32 = 1;
 pub fn start() -> ! {
     let board = board::board();
     let options = options::init(board.bootargs);
-    tree::build(board.initrd());
+    fs::limit_memory(crate::arch::mmu::memory().frames.total());
+    initramfs::build(board.initrd());
     trace::start();
     for word in &options.unknown {
         defmt::warn!("unknown boot argument {=str}", word.as_str());
@@ -117,11 +128,21 @@ pub fn start() -> ! {
     scheduler::run()
 }
 
+/// The start of lookups of the kernel's own.
+pub fn from_root() -> Start {
+    Start {
+        root: tree::root().clone(),
+        directory: tree::root().clone(),
+        caller: Caller::ROOT,
+    }
+}
+
 fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     let mut files = FileTable::default();
-    let console = tree::lookup(tree::root(), b"/dev/console", true)?;
-    for fd in 0..3 {
-        let file = fs::File::open(console, O_RDWR)?;
+    let start = from_root();
+    let console = tree::lookup(&start, b"/dev/console", true)?;
+    for (fd, stream) in [1, 1, 2].into_iter().enumerate() {
+        let file = fs::File::new(Object::Tty(stream), console.clone(), O_RDWR)?;
         files.replace(
             fd,
             Descriptor {
@@ -130,7 +151,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
             },
         )?;
     }
-    let program = tree::lookup(tree::root(), options.init.as_bytes(), true)?;
+    let program = tree::lookup(&start, options.init.as_bytes(), true)?;
     let reserved = table::allocate()?;
     let pid = reserved.number();
     let process = Arc::new(Process {
@@ -145,12 +166,14 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         state: Lock::new(
             Rank::Process,
             State {
-                name: exec::short_name(program.name()),
-                program: Some(program),
-                directory: tree::root(),
+                name: exec::short_name(&program.name()?),
+                program: Some(Program::new(program)?),
+                directory: tree::root().clone(),
+                root: tree::root().clone(),
                 umask: 0o22,
                 space: (0, 0, 0),
                 fork_mode: options.fork,
+                memory: Weak::new(),
                 thread: None,
                 vfork_parent: None,
             },
@@ -159,7 +182,11 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     // A thread with an empty address space execs its program as any other would: the first thing
     // it does is to run `exec::first`.
     let space = Space::new()?;
-    process.state.lock().space = space.identity();
+    {
+        let mut state = process.state.lock();
+        state.space = space.identity();
+        state.memory = Arc::downgrade(&space);
+    }
     trace::emit(Event::Spawn {
         pid,
         space: space.serial,

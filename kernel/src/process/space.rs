@@ -1,13 +1,14 @@
 //! An address space as the kernel holds it: locked, shared, and traced. Every change of its
 //! mappings goes through here, so that every change is an event.
 
+use super::table;
 use crate::arch;
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use memory::{
     AddressSpace, Backing, Dropped, ForkCounts, Guard, Handled, Lock, MapError, Mapping, PAGE_SIZE,
-    Prot, Rank, Region, Remap, Request, Root, SpaceError, USER_END,
+    PageCache, Prot, Rank, Region, Remap, Request, Root, SpaceError, USER_END,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -131,6 +132,25 @@ impl Space {
             dropped: done.dropped,
             freed: done.freed,
         });
+    }
+
+    /// Drops the pages of a range of a file.
+    fn drop_pages_of(&self, cache: &Arc<PageCache>, from: u64, to: u64) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        let mut at = 0;
+        while let Some((start, end)) = inner.next_of(cache, from, to, at) {
+            at = end;
+            let done = inner.map.discard(arch::mmu::memory(), start, end);
+            let done = done.map_err(errno)?;
+            trace::emit(Event::Discard {
+                space: self.serial,
+                start,
+                end,
+                dropped: done.dropped.dropped,
+                freed: done.dropped.freed,
+            });
+        }
+        Ok(())
     }
 
     /// Moves the break; where it is now. As on Linux it stays where it is if it cannot be moved.
@@ -354,10 +374,48 @@ impl Space {
     }
 }
 
+/// Drops the pages of a range of a file from all address spaces, since the file has them no more.
+/// On an error some may be left: the pages as they were.
+pub fn drop_file_pages(cache: &Arc<PageCache>, from: u64, to: u64) -> Result<(), Errno> {
+    let mut result = Ok(());
+    let mut pid = 0;
+    while let Some(process) = table::next(pid) {
+        pid = process.pid;
+        let space = process.state.lock().memory.upgrade();
+        if let Some(space) = space {
+            result = result.and(space.drop_pages_of(cache, from, to));
+            Space::release(space);
+        }
+    }
+    result
+}
+
 impl Inner {
     /// Whether a whole range is mapped.
     pub fn covers(&self, start: u64, end: u64) -> bool {
         self.map.mapped_until(start, end) == end
+    /// Where a range of a file is mapped: the first place that ends above address `at`.
+    fn next_of(&self, cache: &Arc<PageCache>, from: u64, to: u64, at: u64) -> Option<(u64, u64)> {
+        let mappings = self.map.mappings();
+        let first = mappings.partition_point(|mapping| mapping.end <= at);
+        mappings[first..].iter().find_map(|mapping| {
+            let Backing::File {
+                cache: theirs,
+                offset,
+            } = &mapping.backing
+            else {
+                return None;
+            };
+            let end = (offset + mapping.len()).min(to);
+            let start = (*offset).max(from);
+            if !Arc::ptr_eq(theirs, cache) || start >= end {
+                return None;
+            }
+            Some((
+                mapping.start + (start - offset),
+                mapping.start + (end - offset),
+            ))
+        })
     }
 
     /// Whether anything is mapped in a range.

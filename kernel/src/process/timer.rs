@@ -2,6 +2,7 @@
 
 use super::{scheduler, thread};
 use crate::arch::time;
+use crate::fs::watch::Watcher;
 use crate::syscall::errno::Errno;
 use alloc::{collections::BinaryHeap, sync::Arc};
 use core::cmp::{Ordering, Reverse};
@@ -14,6 +15,8 @@ pub const HZ: u64 = 100;
 struct Sleeper {
     deadline: u64,
     thread: Arc<Thread>,
+    /// Told instead of the thread: it may be between looking at the time and falling asleep.
+    watcher: Option<Arc<dyn Watcher>>,
 }
 
 impl Ord for Sleeper {
@@ -50,6 +53,7 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
         sleepers.push(Reverse(Sleeper {
             deadline,
             thread: thread.share(),
+            watcher: None,
         }));
     }
     if deadline < scheduler::cpu().timer.get() {
@@ -72,6 +76,38 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
     }
 }
 
+/// Tells a watcher that a time has come, unless it is dropped first. A thread has one at most.
+pub struct Alarm {
+    tid: u32,
+}
+
+impl Alarm {
+    /// For the current thread, when the counter reaches `deadline`.
+    pub fn new(deadline: u64, watcher: Arc<dyn Watcher>) -> Result<Alarm, Errno> {
+        let thread = thread::current();
+        let mut sleepers = SLEEPERS.lock();
+        sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        sleepers.push(Reverse(Sleeper {
+            deadline,
+            thread: thread.share(),
+            watcher: Some(watcher),
+        }));
+        drop(sleepers);
+        if deadline < scheduler::cpu().timer.get() {
+            program(time::now());
+        }
+        Ok(Alarm { tid: thread.tid })
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let tid = self.tid;
+        let mut sleepers = SLEEPERS.lock();
+        sleepers.retain(|Reverse(sleeper)| sleeper.thread.tid != tid);
+    }
+}
+
 /// Starts the tick on this CPU.
 pub fn start() {
     program(time::now());
@@ -85,7 +121,10 @@ pub fn expire() {
         && first.deadline <= now
     {
         if let Some(Reverse(sleeper)) = sleepers.pop() {
-            scheduler::wake(&sleeper.thread);
+            match sleeper.watcher {
+                Some(watcher) => watcher.notify(0),
+                None => scheduler::wake(&sleeper.thread),
+            }
         }
     }
     drop(sleepers);

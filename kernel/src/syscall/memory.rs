@@ -2,13 +2,9 @@
 
 use super::Result;
 use super::errno::Errno;
-use crate::fs::Object;
-use crate::fs::tree::Content;
 use crate::process::space::Space;
 use crate::process::thread::current;
-use crate::trace::{self, meta::Meta};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
     MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP,
@@ -116,26 +112,7 @@ fn file_backing(
     prot: Prot,
 ) -> core::result::Result<Backing, Errno> {
     let file = current().process.files.lock().get(fd)?;
-    match &file.object {
-        Object::Node(node) => {
-            let Content::Regular(regular) = &node.content else {
-                return Err(Errno::ENODEV);
-            };
-            // The files are read-only: their pages can be shared, but not to be written.
-            if shared && prot.contains(Prot::WRITE) {
-                return Err(Errno::EACCES);
-            }
-            if !node.announced.swap(true, Ordering::Relaxed) {
-                trace::meta(Meta::File(node));
-            }
-            Ok(Backing::File {
-                cache: regular.cache(node.id)?.clone(),
-                offset,
-            })
-        }
-        Object::Zero => Ok(Backing::Anonymous),
-        _ => Err(Errno::ENODEV),
-    }
+    file.backing(offset, shared, prot.contains(Prot::WRITE))
 }
 
 /// munmap(address, length).

@@ -3,7 +3,8 @@
 use super::errno::Errno;
 use super::{Result, user};
 use crate::arch::{self, trap::TrapFrame, uaccess};
-use crate::fs::tree;
+use crate::fs::access::Caller;
+use crate::fs::tree::{self, Start};
 use crate::process::image::{Arguments, Strings};
 use crate::process::table::{self, Select};
 use crate::process::thread::{Current, current};
@@ -33,8 +34,17 @@ pub fn clone(frame: &mut TrapFrame) -> Result {
 /// execve(path, argv, envp).
 pub fn execve(frame: &mut TrapFrame, path: u64, argv: u64, envp: u64) -> Result {
     let path = user::path(path)?;
-    let directory = current().process.state.lock().directory;
-    let node = tree::lookup(directory, &path, true)?;
+    let start = {
+        let process = &current().process;
+        let state = process.state.lock();
+        Start {
+            root: state.root.clone(),
+            directory: state.directory.clone(),
+            caller: Caller::current(),
+        }
+    };
+    let program = tree::lookup(&start, &path, true)?;
+    drop(start);
     let mut arguments = Arguments {
         path: Strings::default(),
         arguments: Strings::default(),
@@ -44,7 +54,7 @@ pub fn execve(frame: &mut TrapFrame, path: u64, argv: u64, envp: u64) -> Result 
     arguments.arguments.push_user(argv)?;
     arguments.environment.push_user(envp)?;
     arguments.check()?;
-    exec::exec(frame, node, &arguments)?;
+    exec::exec(frame, program, &arguments)?;
     Ok(0)
 }
 

@@ -36,7 +36,7 @@ fn now(clock: u32) -> core::result::Result<u64, Errno> {
     }
 }
 
-fn to_timespec(nanoseconds: u64) -> timespec {
+pub fn to_timespec(nanoseconds: u64) -> timespec {
     timespec {
         tv_sec: (nanoseconds / SECOND) as i64,
         tv_nsec: (nanoseconds % SECOND) as i64,
@@ -44,7 +44,7 @@ fn to_timespec(nanoseconds: u64) -> timespec {
 }
 
 /// Reads a `struct timespec` as nanoseconds, saturating.
-fn read_timespec(addr: u64) -> core::result::Result<u64, Errno> {
+pub fn read_timespec(addr: u64) -> core::result::Result<u64, Errno> {
     let time: timespec = user::read(addr)?;
     if time.tv_sec < 0 || !(0..SECOND as i64).contains(&time.tv_nsec) {
         return Err(Errno::EINVAL);

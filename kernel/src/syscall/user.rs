@@ -4,7 +4,7 @@ use super::errno::Errno;
 use crate::arch::uaccess;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
-use linux_raw_sys::general::{PATH_MAX, rlimit64, rusage, stat, timespec, timeval};
+use linux_raw_sys::general::{PATH_MAX, rlimit64, rusage, stat, statx, timespec, timeval};
 
 /// A type whose every byte may be shown to the user, and whose every bit pattern is a value.
 ///
@@ -35,8 +35,11 @@ plain! {
     super::time::Tms: 32
     super::info::SysInfo: 112
     super::process::SigInfo: 128
-    super::file::Iovec: 16
-    super::file::Winsize: 8
+    crate::fs::buffer::Iovec: 16
+    super::file::descriptor::Flock: 32
+    super::file::stat::Statfs: 120
+    statx: 256
+    crate::fs::tty::Winsize: 8
 }
 
 /// Writes a value to the user's memory.

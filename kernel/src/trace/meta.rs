@@ -2,7 +2,7 @@
 //! rotation.
 
 use super::ring::next_time;
-use crate::fs::tree::{self, Content, Node};
+use crate::fs::label::{self, Label};
 use crate::process::{Process, table};
 use alloc::{collections::VecDeque, sync::Arc};
 use memory::{Lock, Rank};
@@ -41,12 +41,12 @@ pub fn pop() -> Option<Meta> {
 }
 
 /// A `Meta` on its way to the stream.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Meta {
     /// A process as it was then.
     Process(ProcessMeta),
     /// A file of the tree.
-    File(&'static Node),
+    File(Arc<Label>),
 }
 
 /// What is told of a process.
@@ -85,16 +85,14 @@ pub fn with_wire(meta: &Meta, f: impl FnOnce(frame::Meta<'_>)) {
                 name,
             });
         }
-        Meta::File(node) => {
-            let mut buf = [0; MAX_CONTENT];
-            let build_id = match &node.content {
-                Content::Regular(file) => file.build_id().unwrap_or(&[]),
-                _ => &[],
-            };
+        Meta::File(label) => {
+            // A path that is too long loses its front.
+            let path = &label.path;
+            let path = &path[path.len().saturating_sub(MAX_CONTENT)..];
             f(frame::Meta::File {
-                id: node.id,
-                path: text(node.path(&mut buf)),
-                build_id,
+                id: label.id,
+                path: text(path),
+                build_id: &label.build_id,
             });
         }
     }
@@ -113,7 +111,7 @@ pub enum Subject {
     /// A process.
     Process(Arc<Process>),
     /// A file.
-    File(&'static Node),
+    File(Arc<Label>),
 }
 
 /// Where the rotation is.
@@ -139,9 +137,9 @@ impl Rotation {
             }
         }
         if let Rotation::Files(after) = *self {
-            if let Some(node) = tree::next_mapped(after) {
-                *self = Rotation::Files(node.id);
-                return Some(Subject::File(node));
+            if let Some(label) = label::next(after) {
+                *self = Rotation::Files(label.id);
+                return Some(Subject::File(label));
             }
             *self = Rotation::Done;
         }

@@ -1,0 +1,122 @@
+//! What the directories of /proc hold.
+
+use super::{Item, Place, process};
+use crate::process::table;
+use crate::syscall::errno::Errno;
+use core::fmt::{self, Write};
+
+/// A name: a word, or a number.
+#[derive(Clone, Copy)]
+pub struct Name {
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl Name {
+    /// What `value` displays as, up to 24 bytes.
+    pub fn new(value: impl fmt::Display) -> Name {
+        let mut name = Name {
+            bytes: [0; 24],
+            len: 0,
+        };
+        // No name here is longer.
+        let _ = write!(name, "{value}");
+        name
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Write for Name {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        let room = self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+const ROOT: [(&str, Item); 2] = [("self", Item::Own), ("thread-self", Item::OwnThread)];
+
+/// What each process has.
+fn of_process(pid: u32) -> [(&'static str, Item); 4] {
+    [
+        ("exe", Item::Place(pid, Place::Program)),
+        ("cwd", Item::Place(pid, Place::Directory)),
+        ("root", Item::Place(pid, Place::Root)),
+        ("fd", Item::Descriptors(pid)),
+    ]
+}
+
+fn find(list: &[(&str, Item)], name: &[u8]) -> Option<Item> {
+    let found = list.iter().find(|(word, _)| word.as_bytes() == name);
+    found.map(|&(_, item)| item)
+}
+
+/// A decimal number without leading zeros.
+fn number(name: &[u8]) -> Option<u32> {
+    if name.len() > 1 && name[0] == b'0' || name.first() == Some(&b'+') {
+        return None;
+    }
+    core::str::from_utf8(name).ok()?.parse().ok()
+}
+
+/// What is called `name` in /proc.
+pub fn in_root(name: &[u8]) -> Option<Item> {
+    find(&ROOT, name).or_else(|| {
+        let pid = number(name)?;
+        table::get(pid).map(|_| Item::Process(pid))
+    })
+}
+
+/// What is called `name` in /proc/PID.
+pub fn in_process(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
+    process(pid)?;
+    Ok(find(&of_process(pid), name))
+}
+
+/// What is called `name` in /proc/PID/fd.
+pub fn descriptor(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
+    let process = process(pid)?;
+    let Some(fd) = number(name) else {
+        return Ok(None);
+    };
+    let there = process.files.lock().descriptor(fd.into()).is_ok();
+    Ok(there.then_some(Item::Descriptor(pid, fd)))
+}
+
+/// The entry of a directory at or after a place, and the place after it.
+pub fn next(directory: Item, cookie: u64) -> Result<Option<(u64, Name, Item)>, Errno> {
+    let from_list = |list: &[(&str, Item)]| {
+        let &(word, item) = list.get(usize::try_from(cookie).ok()?)?;
+        Some((cookie + 1, Name::new(word), item))
+    };
+    Ok(match directory {
+        Item::Root => {
+            let first = ROOT.len() as u64;
+            from_list(&ROOT).or_else(|| {
+                let process = table::next((cookie - first) as u32)?;
+                let pid = process.pid;
+                Some((first + u64::from(pid), Name::new(pid), Item::Process(pid)))
+            })
+        }
+        Item::Process(pid) => {
+            process(pid)?;
+            from_list(&of_process(pid))
+        }
+        Item::Descriptors(pid) => {
+            let process = process(pid)?;
+            let files = process.files.lock();
+            let next = files.next(usize::try_from(cookie).map_err(|_| Errno::EINVAL)?);
+            next.map(|(fd, _)| {
+                let item = Item::Descriptor(pid, fd as u32);
+                (fd as u64 + 1, Name::new(fd), item)
+            })
+        }
+        _ => return Err(Errno::ENOTDIR),
+    })
+}
