@@ -189,7 +189,7 @@ impl Held {
         self.0
     }
 
-    pub(crate) fn give_back<M: Mmu>(self, mem: &Memory<M>) {
+    pub(crate) fn let_go<M: Mmu>(self, mem: &Memory<M>) {
         mem.drop_hold(self.0);
     }
 }
@@ -292,9 +292,8 @@ impl PageCache {
         count
     }
 
-    /// Sets the length in bytes. What is cut off can be accessed no more, and is zero if the file
-    /// grows again; mappings keep pages that they have until they drop them, and the cache until
-    /// [`PageCache::trim`].
+    /// Sets the length in bytes. The frames of what is cut off are given back, and it is zero if the
+    /// file grows again. Mappings keep what they have of it, zeroed, until it is dropped there.
     pub fn set_len<M: Mmu>(&self, mem: &Memory<M>, len: u64) {
         // Before the length: nobody shall find what was cut off.
         let before = self.len.swap(len, Ordering::AcqRel);
@@ -309,8 +308,9 @@ impl PageCache {
             mem.frames.clear_icache_clean(held.frame());
             mem.mmu
                 .with_frame(held.frame(), &mut |bytes| bytes[from..].fill(0));
-            held.give_back(mem);
+            held.let_go(mem);
         }
+        self.trim(mem);
     }
 
     /// Makes the file longer, if it is shorter.
@@ -319,7 +319,7 @@ impl PageCache {
     }
 
     /// Gives back the frames of pages that lie wholly past the end.
-    pub fn trim<M: Mmu>(&self, mem: &Memory<M>) {
+    fn trim<M: Mmu>(&self, mem: &Memory<M>) {
         let first = self.len().div_ceil(PAGE_SIZE);
         let mut pages = self.pages.lock();
         let mut at = first;
@@ -376,6 +376,10 @@ impl PageCache {
             pages.frames -= 1;
             if let Some(quota) = self.quota {
                 quota.refund();
+            }
+            if mem.frames.refs(frame) > 1 {
+                mem.frames.clear_icache_clean(frame);
+                mem.mmu.zero_frame(frame);
             }
             mem.drop_hold(frame);
         }
@@ -447,7 +451,7 @@ impl PageCache {
         }
         let held = self.frame(mem, page)?;
         mem.mmu.with_frame(held.frame(), &mut |bytes| f(bytes));
-        held.give_back(mem);
+        held.let_go(mem);
         Ok(())
     }
 
@@ -461,7 +465,7 @@ impl PageCache {
         let held = self.frame(mem, page)?;
         mem.frames.clear_icache_clean(held.frame());
         mem.mmu.with_frame(held.frame(), f);
-        held.give_back(mem);
+        held.let_go(mem);
         Ok(())
     }
 

@@ -483,11 +483,11 @@ impl<M: Mmu> Page<'_, M> {
     fn fill_file(&self, held: Held, shared: bool) -> Handled {
         if self.access == Access::Write && !shared {
             let Some(fresh) = self.mem.take(Kind::Anon) else {
-                held.give_back(self.mem);
+                held.let_go(self.mem);
                 return Handled::out_of_memory(0);
             };
             self.mem.mmu.copy_frame(held.frame(), fresh.frame());
-            held.give_back(self.mem);
+            held.let_go(self.mem);
             let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
             return self.make(Outcome::FileCopy, new);
         }

@@ -225,9 +225,7 @@ impl Regular {
             return Ok(());
         }
         cache.set_len(mmu::memory(), len);
-        let result = self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX);
-        cache.trim(mmu::memory());
-        result
+        self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX)
     }
 
     /// fallocate: makes room for a range, and lets the file end no earlier than it if `grow`.

@@ -1,9 +1,13 @@
 //! Pages of files, private and shared.
 
-use memory::{Access, Denial, ForkMode, Outcome, Prot};
+use std::sync::Arc;
+
+use memory::{
+    Access, Backing, Denial, ForkMode, Outcome, PAGE_BYTES, PAGE_SIZE, PageCache, Prot, Request,
+};
 
 use crate::program::Back;
-use crate::traps::{FILE, FILE_SHARED, RW, RX, read, touch, world, write};
+use crate::traps::{FILE, FILE_SHARED, RW, RX, page_at, read, touch, world, write};
 
 #[test]
 pub fn a_shared_mapping_stays_shared_and_is_not_protected_by_fork() {
@@ -88,5 +92,57 @@ pub fn code_that_is_written_through_a_shared_mapping_is_cleaned_where_it_is_mapp
     world.map(0, 3, 1, RX, FILE).unwrap();
     touch(&mut world, 0, 0, 3, Access::Exec, 0);
     assert_eq!(world.executed("IC IVAU"), 2);
+    world.finish().unwrap();
+}
+
+#[test]
+pub fn pages_that_are_cut_off_are_given_back_and_zero_where_they_are_mapped() {
+    let mut world = world(1);
+    let before = world.mem.frames.free_count();
+    let cache = Arc::new(PageCache::zeroed(9, 3 * PAGE_SIZE));
+    assert_eq!(
+        cache.write(&world.mem, 0, &[7; 3 * PAGE_BYTES]),
+        Ok(3 * PAGE_BYTES)
+    );
+    assert_eq!(world.mem.frames.free_count(), before - 3);
+    cache.set_len(&world.mem, PAGE_SIZE + 10);
+    assert_eq!(world.mem.frames.free_count(), before - 2);
+    cache.grow(3 * PAGE_SIZE);
+    let mut bytes = [1; 2];
+    for (offset, expected) in [(9, 7), (PAGE_SIZE + 10, 0), (2 * PAGE_SIZE, 0)] {
+        cache.read(&world.mem, offset, &mut bytes[..1]).unwrap();
+        assert_eq!(bytes[0], expected, "at {offset}");
+    }
+    // Code that is mapped: what was cut off is zero there, and cleaned before it is executed again.
+    let start = 1 << 30;
+    let space = &mut world.processes[0].space;
+    let mut mapping = page_at(start);
+    mapping.prot = RX;
+    mapping.backing = Backing::File {
+        cache: cache.clone(),
+        offset: 0,
+    };
+    space.map(&world.mem, mapping).unwrap();
+    let fetch = Request {
+        addr: start,
+        access: Access::Exec,
+    };
+    assert!(space.fault(&world.mem, fetch).succeeded());
+    cache.set_len(&world.mem, 0);
+    space.read(&world.mem, start, &mut bytes).unwrap();
+    assert_eq!(bytes, [0, 0]);
+    let cleaned = world.executed("IC IVAU");
+    let space = &mut world.processes[0].space;
+    for prot in [Prot::READ, RX] {
+        space
+            .protect(&world.mem, start, start + PAGE_SIZE, prot)
+            .unwrap();
+    }
+    assert_eq!(space.fault(&world.mem, fetch).outcome, Outcome::Exec);
+    assert_eq!(world.executed("IC IVAU"), cleaned + 1);
+    let space = &mut world.processes[0].space;
+    space.unmap(&world.mem, start, start + PAGE_SIZE).unwrap();
+    PageCache::release(cache, &world.mem);
+    assert_eq!(world.mem.frames.free_count(), before);
     world.finish().unwrap();
 }

@@ -220,6 +220,7 @@ const TRAPS: &[Trap] = &[
             protect::code_is_cleaned_once_and_again_after_it_was_written,
             protect::code_that_an_eager_fork_makes_writable_again_is_cleaned_again,
             file::a_file_that_is_cut_off_has_zeros_there_and_is_cleaned_again,
+            file::pages_that_are_cut_off_are_given_back_and_zero_where_they_are_mapped,
             file::code_that_is_written_through_a_shared_mapping_is_cleaned_where_it_is_mapped_next,
             protect::a_page_is_never_writable_and_executable_at_once,
         ],
