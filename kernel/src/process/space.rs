@@ -394,6 +394,8 @@ impl Inner {
     /// Whether a whole range is mapped.
     pub fn covers(&self, start: u64, end: u64) -> bool {
         self.map.mapped_until(start, end) == end
+    }
+
     /// Where a range of a file is mapped: the first place that ends above address `at`.
     fn next_of(&self, cache: &Arc<PageCache>, from: u64, to: u64, at: u64) -> Option<(u64, u64)> {
         let mappings = self.map.mappings();
@@ -411,10 +413,8 @@ impl Inner {
             if !Arc::ptr_eq(theirs, cache) || start >= end {
                 return None;
             }
-            Some((
-                mapping.start + (start - offset),
-                mapping.start + (end - offset),
-            ))
+            let place = |at| mapping.start + (at - offset);
+            (place(end) > at).then(|| (place(start), place(end)))
         })
     }
 

@@ -142,6 +142,7 @@ pub fn mprotect(start: u64, len: u64, protection: u64) -> Result {
             .take_while(|mapping| mapping.start < end)
             .any(|mapping| {
                 mapping.shared
+                    && !mapping.prot.contains(Prot::WRITE)
                     && matches!(&mapping.backing, Backing::File { cache, .. } if cache.id() != 0)
             })
     };
