@@ -169,7 +169,7 @@ pub fn meta(meta: Meta) {
     if MASK.load(Ordering::Relaxed) == 0 {
         return;
     }
-    if !meta::push(meta) {
+    if !meta::push(meta.clone()) {
         drain();
         // Without room even now it is left to the rotation.
         meta::push(meta);
@@ -224,7 +224,7 @@ pub fn tick() {
     if room {
         match rotation.next() {
             Some(Subject::Process(process)) => process.announce(),
-            Some(Subject::File(node)) => meta(Meta::File(node)),
+            Some(Subject::File(label)) => meta(Meta::File(label)),
             None => {}
         }
     }
