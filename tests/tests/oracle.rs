@@ -71,6 +71,7 @@ fn output_and_status() {
 #[test]
 fn files() {
     compare(&["files"], |line| !line.starts_with("preadv2"));
+    compare(&["polls"], all);
 }
 
 /// The path differs, as the kernel started one from its own file system.

@@ -24,6 +24,7 @@ fn the_programs_that_check_themselves() {
         &["mapping"],
         &["remap"],
         &["pipes"],
+        &["proc"],
         &["vforks", "50"],
         &["execs", "50"],
     ] {

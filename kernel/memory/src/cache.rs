@@ -464,6 +464,7 @@ impl PageCache {
     ) -> Result<(), NoPage> {
         let held = self.frame(mem, page)?;
         mem.frames.clear_icache_clean(held.frame());
+        mem.frames.set_written(held.frame());
         mem.mmu.with_frame(held.frame(), f);
         held.let_go(mem);
         Ok(())

@@ -393,6 +393,7 @@ impl<M: Mmu> Page<'_, M> {
             // The cache's own reference keeps such a frame shared even if no one else maps it.
             Content::File => self.copy(old, self.mem.frames.refs(old.frame())),
             Content::Shared => {
+                self.mem.frames.set_written(old.frame());
                 self.make_writable(old, Outcome::SharedWrite, self.mem.frames.refs(old.frame()))
             }
             Content::Zero => {
@@ -494,6 +495,7 @@ impl<M: Mmu> Page<'_, M> {
         let frame = held.into_frame();
         if self.access == Access::Write {
             self.mem.frames.clear_icache_clean(frame);
+            self.mem.frames.set_written(frame);
             let new = Leaf::new(frame, Content::Shared, Rights::Write);
             return self.make(Outcome::SharedWrite, new);
         }

@@ -79,6 +79,9 @@ impl Kind {
     }
 }
 
+/// Somebody may have written the page of a cache.
+const WRITTEN: u8 = 2;
+
 /// Set once instruction fetches see what the frame holds; cleared when somebody may write it.
 const ICACHE_CLEAN: u8 = 1;
 
@@ -396,6 +399,20 @@ impl Frames {
         if flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0 {
             flags.fetch_and(!ICACHE_CLEAN, Ordering::Relaxed);
         }
+    }
+
+    /// The contents are not the file's own any more, from now on.
+    #[inline]
+    pub(crate) fn set_written(&self, frame: Frame) {
+        let flags = &self.meta(frame).flags;
+        if flags.load(Ordering::Relaxed) & WRITTEN == 0 {
+            flags.fetch_or(WRITTEN, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the contents of a cache's page may have been written.
+    pub fn written(&self, frame: Frame) -> bool {
+        self.meta(frame).flags.load(Ordering::Relaxed) & WRITTEN != 0
     }
 
     /// Presets a counter, for tests of its limit.

@@ -65,6 +65,7 @@ mod space;
 mod sync;
 mod tables;
 mod teardown;
+mod usage;
 
 pub use asid::{AsidPool, Assigned, Root};
 pub use cache::{NoPage, PageCache, Quota, Source};
@@ -78,6 +79,7 @@ pub use mmu::{Barrier, Mmu, Tlbi};
 pub use remap::{Place, Remap, Remapped};
 pub use space::{AddressSpace, Protected, Resident};
 pub use teardown::{Discarded, Dropped, Ended};
+pub use usage::Usage;
 
 use core::fmt;
 

@@ -108,7 +108,10 @@ fn load(
     let filled = image.fill(elf, arguments);
     thread.loading.store(false, Ordering::Relaxed);
     match (filled, old) {
-        (Ok(sp), Some(old)) => Ok((sp, image.entry(), old)),
+        (Ok(sp), Some(old)) => {
+            thread.process.state.lock().strings = image.strings(arguments);
+            Ok((sp, image.entry(), old))
+        }
         (filled, old) => {
             drop(thread.replace_space(old));
             Err(filled.err().unwrap_or(Errno::EFAULT))

@@ -76,6 +76,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             umask: state.umask,
             space: space.identity(),
             fork_mode: state.fork_mode,
+            strings: state.strings,
             memory: Arc::downgrade(&space),
             thread: None,
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),

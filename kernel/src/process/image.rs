@@ -209,6 +209,14 @@ impl Image {
         Ok(sp)
     }
 
+    /// Where the arguments and the environment are: first byte, and one past the last.
+    pub fn strings(&self, arguments: &Arguments) -> ((u64, u64), (u64, u64)) {
+        let end = self.stack_top - 8 - arguments.path.bytes.len() as u64;
+        let environment = end - arguments.environment.bytes.len() as u64;
+        let start = environment - arguments.arguments.bytes.len() as u64;
+        ((start, environment), (environment, end))
+    }
+
     /// The initial stack: its address and contents.
     fn stack(&self, elf: &Elf, arguments: &Arguments) -> Result<(u64, Vec<u8>), Errno> {
         const PLATFORM: &[u8] = b"aarch64\0";

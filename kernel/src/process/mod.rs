@@ -71,6 +71,8 @@ pub struct State {
     pub space: (u32, u64, u16),
     /// How its forks copy it (PR_SET_FORK_MODE). Its children inherit that; exec keeps it.
     pub fork_mode: ForkMode,
+    /// Where its arguments and its environment are in its memory: first byte, and one past the last.
+    pub strings: ((u64, u64), (u64, u64)),
     /// Its address space, for those who look at it from outside.
     pub memory: Weak<Space>,
     /// Its thread, until it ends.
@@ -173,6 +175,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
                 umask: 0o22,
                 space: (0, 0, 0),
                 fork_mode: options.fork,
+                strings: ((0, 0), (0, 0)),
                 memory: Weak::new(),
                 thread: None,
                 vfork_parent: None,

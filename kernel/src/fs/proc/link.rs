@@ -1,7 +1,7 @@
 //! Where the links of /proc lead.
 
 use super::list::Name;
-use super::{Item, Place, own_pid, process};
+use super::{Item, Place, find as find_process, own_pid};
 use crate::fs::tree::{self, Target};
 use crate::syscall::errno::Errno;
 
@@ -15,7 +15,7 @@ pub fn target(item: Item) -> Result<Target, Errno> {
             Target::Path(tree::copy(name.as_bytes())?)
         }
         Item::Place(pid, place) => {
-            let process = process(pid)?;
+            let process = find_process(pid)?;
             let state = process.state.lock();
             Target::Entry(match place {
                 Place::Program => {
@@ -27,7 +27,7 @@ pub fn target(item: Item) -> Result<Target, Errno> {
             })
         }
         Item::Descriptor(pid, fd) => {
-            let process = process(pid)?;
+            let process = find_process(pid)?;
             let file = process.files.lock().get(fd.into());
             Target::Entry(file.map_err(|_| Errno::ENOENT)?.entry.clone())
         }

@@ -1,6 +1,6 @@
 //! What the directories of /proc hold.
 
-use super::{Item, Place, process};
+use super::{Fact, Item, Place, find as find_process};
 use crate::process::table;
 use crate::syscall::errno::Errno;
 use core::fmt::{self, Write};
@@ -40,15 +40,106 @@ impl Write for Name {
     }
 }
 
-const ROOT: [(&str, Item); 2] = [("self", Item::Own), ("thread-self", Item::OwnThread)];
+/// A directory of the machine's facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// /proc/sys.
+    Sys,
+    /// /proc/sys/kernel.
+    Kernel,
+    /// /proc/sys/kernel/random.
+    Random,
+    /// /proc/sys/vm.
+    Vm,
+    /// /proc/sys/fs.
+    Fs,
+    /// /proc/sys/net.
+    Net,
+    /// /proc/sys/net/core.
+    Core,
+}
+
+/// A fact of the machine, by the name of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Word {
+    Meminfo,
+    Cpuinfo,
+    Stat,
+    Uptime,
+    Loadavg,
+    Version,
+    Mounts,
+    Filesystems,
+    Ostype,
+    Osrelease,
+    Hostname,
+    PidMax,
+    Uuid,
+    BootId,
+    Overcommit,
+    PipeMax,
+    Somaxconn,
+}
+
+const ROOT: [(&str, Item); 11] = [
+    ("self", Item::Own),
+    ("thread-self", Item::OwnThread),
+    ("sys", Item::Folder(Folder::Sys)),
+    ("meminfo", Item::Word(Word::Meminfo)),
+    ("cpuinfo", Item::Word(Word::Cpuinfo)),
+    ("stat", Item::Word(Word::Stat)),
+    ("uptime", Item::Word(Word::Uptime)),
+    ("loadavg", Item::Word(Word::Loadavg)),
+    ("version", Item::Word(Word::Version)),
+    ("mounts", Item::Word(Word::Mounts)),
+    ("filesystems", Item::Word(Word::Filesystems)),
+];
+
+/// What a folder holds.
+fn of_folder(folder: Folder) -> &'static [(&'static str, Item)] {
+    match folder {
+        Folder::Sys => &[
+            ("kernel", Item::Folder(Folder::Kernel)),
+            ("vm", Item::Folder(Folder::Vm)),
+            ("fs", Item::Folder(Folder::Fs)),
+            ("net", Item::Folder(Folder::Net)),
+        ],
+        Folder::Kernel => &[
+            ("ostype", Item::Word(Word::Ostype)),
+            ("osrelease", Item::Word(Word::Osrelease)),
+            ("hostname", Item::Word(Word::Hostname)),
+            ("pid_max", Item::Word(Word::PidMax)),
+            ("random", Item::Folder(Folder::Random)),
+        ],
+        Folder::Random => &[
+            ("uuid", Item::Word(Word::Uuid)),
+            ("boot_id", Item::Word(Word::BootId)),
+        ],
+        Folder::Vm => &[("overcommit_memory", Item::Word(Word::Overcommit))],
+        Folder::Fs => &[("pipe-max-size", Item::Word(Word::PipeMax))],
+        Folder::Net => &[("core", Item::Folder(Folder::Core))],
+        Folder::Core => &[("somaxconn", Item::Word(Word::Somaxconn))],
+    }
+}
 
 /// What each process has.
-fn of_process(pid: u32) -> [(&'static str, Item); 4] {
+fn of_process(pid: u32) -> [(&'static str, Item); 14] {
     [
         ("exe", Item::Place(pid, Place::Program)),
         ("cwd", Item::Place(pid, Place::Directory)),
         ("root", Item::Place(pid, Place::Root)),
         ("fd", Item::Descriptors(pid)),
+        ("task", Item::Tasks(pid)),
+        ("maps", Item::Fact(pid, Fact::Maps)),
+        ("smaps", Item::Fact(pid, Fact::Smaps)),
+        ("smaps_rollup", Item::Fact(pid, Fact::SmapsRollup)),
+        ("stat", Item::Fact(pid, Fact::Stat)),
+        ("status", Item::Fact(pid, Fact::Status)),
+        ("statm", Item::Fact(pid, Fact::Statm)),
+        ("comm", Item::Fact(pid, Fact::Comm)),
+        ("cmdline", Item::Fact(pid, Fact::Cmdline)),
+        ("environ", Item::Fact(pid, Fact::Environ)),
     ]
 }
 
@@ -75,13 +166,24 @@ pub fn in_root(name: &[u8]) -> Option<Item> {
 
 /// What is called `name` in /proc/PID.
 pub fn in_process(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
-    process(pid)?;
+    find_process(pid)?;
     Ok(find(&of_process(pid), name))
+}
+
+/// What is called `name` in a folder.
+pub fn in_folder(folder: Folder, name: &[u8]) -> Option<Item> {
+    find(of_folder(folder), name)
+}
+
+/// What is called `name` in /proc/PID/task: a process has one thread, which has its number.
+pub fn in_tasks(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
+    find_process(pid)?;
+    Ok((number(name) == Some(pid)).then_some(Item::Process(pid)))
 }
 
 /// What is called `name` in /proc/PID/fd.
 pub fn descriptor(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
-    let process = process(pid)?;
+    let process = find_process(pid)?;
     let Some(fd) = number(name) else {
         return Ok(None);
     };
@@ -105,11 +207,16 @@ pub fn next(directory: Item, cookie: u64) -> Result<Option<(u64, Name, Item)>, E
             })
         }
         Item::Process(pid) => {
-            process(pid)?;
+            find_process(pid)?;
             from_list(&of_process(pid))
         }
+        Item::Folder(folder) => from_list(of_folder(folder)),
+        Item::Tasks(pid) => {
+            find_process(pid)?;
+            (cookie == 0).then(|| (1, Name::new(pid), Item::Process(pid)))
+        }
         Item::Descriptors(pid) => {
-            let process = process(pid)?;
+            let process = find_process(pid)?;
             let files = process.files.lock();
             let next = files.next(usize::try_from(cookie).map_err(|_| Errno::EINVAL)?);
             next.map(|(fd, _)| {

@@ -2,6 +2,10 @@
 
 mod link;
 mod list;
+mod memory;
+mod process;
+mod system;
+mod text;
 
 use super::PROC_DEVICE;
 use super::buffer::Buffer;
@@ -10,7 +14,9 @@ use super::tree::{Entry, Target};
 use crate::process::{Process, table, thread};
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
+use core::fmt;
 use linux_raw_sys::general::{S_IFDIR, S_IFLNK, S_IFREG};
+use text::Window;
 
 /// A file of /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +35,14 @@ pub enum Item {
     Descriptors(u32),
     /// /proc/PID/fd/N.
     Descriptor(u32, u32),
+    /// A file of /proc/PID.
+    Fact(u32, Fact),
+    /// /proc/PID/task.
+    Tasks(u32),
+    /// A directory of the machine's facts.
+    Folder(list::Folder),
+    /// A file of them.
+    Word(list::Word),
 }
 
 /// The places that a process knows.
@@ -40,6 +54,29 @@ pub enum Place {
     Directory,
     /// Its root directory.
     Root,
+}
+
+/// The files of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// Its mappings.
+    Maps,
+    /// And what of them it uses.
+    Smaps,
+    /// All of that together.
+    SmapsRollup,
+    /// What it is, in one line.
+    Stat,
+    /// And for people.
+    Status,
+    /// Its sizes in pages.
+    Statm,
+    /// Its name.
+    Comm,
+    /// Its arguments.
+    Cmdline,
+    /// Its environment.
+    Environ,
 }
 
 /// The node of /proc.
@@ -61,7 +98,7 @@ fn node(item: Item) -> Result<Arc<Node>, Errno> {
 }
 
 /// The process `pid`, if it has not been collected.
-fn process(pid: u32) -> Result<Arc<Process>, Errno> {
+fn find(pid: u32) -> Result<Arc<Process>, Errno> {
     table::get(pid).ok_or(Errno::ENOENT)
 }
 
@@ -69,7 +106,12 @@ impl Item {
     /// S_IFDIR, S_IFREG or S_IFLNK.
     pub fn file_type(self) -> u32 {
         match self {
-            Item::Root | Item::Process(_) | Item::Descriptors(_) => S_IFDIR,
+            Item::Root
+            | Item::Process(_)
+            | Item::Descriptors(_)
+            | Item::Tasks(_)
+            | Item::Folder(_) => S_IFDIR,
+            Item::Fact(..) | Item::Word(_) => S_IFREG,
             Item::Own | Item::OwnThread | Item::Place(..) | Item::Descriptor(..) => S_IFLNK,
         }
     }
@@ -85,6 +127,10 @@ impl Item {
             Item::Process(pid) => pid * PER_PROCESS,
             Item::Place(pid, place) => pid * PER_PROCESS + 1 + place as u32,
             Item::Descriptors(pid) => pid * PER_PROCESS + 4,
+            Item::Tasks(pid) => pid * PER_PROCESS + 5,
+            Item::Fact(pid, fact) => pid * PER_PROCESS + 6 + fact as u32,
+            Item::Folder(folder) => 4 + folder as u32,
+            Item::Word(word) => 16 + word as u32,
             Item::Descriptor(pid, fd) => 1 << 31 | (pid << 10 ^ fd) & !(1 << 31),
         }
     }
@@ -93,6 +139,8 @@ impl Item {
     pub fn child(self, parent: &Arc<Entry>, name: &[u8]) -> Result<Option<Arc<Entry>>, Errno> {
         let found = match self {
             Item::Root => list::in_root(name),
+            Item::Folder(folder) => list::in_folder(folder, name),
+            Item::Tasks(pid) => list::in_tasks(pid, name)?,
             Item::Process(pid) => list::in_process(pid, name)?,
             Item::Descriptors(pid) => list::descriptor(pid, name)?,
             _ => return Err(Errno::ENOTDIR),
@@ -118,8 +166,23 @@ impl Item {
     }
 
     /// Reads from `offset` on.
-    pub fn read(self, _offset: u64, _to: &mut Buffer<'_>) -> Result<usize, Errno> {
-        Err(Errno::EISDIR)
+    pub fn read(self, offset: u64, to: &mut Buffer<'_>) -> Result<usize, Errno> {
+        /// So much is made at once, at most.
+        const STEP: usize = 4096;
+        if self.file_type() != S_IFREG {
+            return Err(Errno::EISDIR);
+        }
+        let mut window = Window::new(offset, STEP.min(to.left()))?;
+        // An error means that the window is full.
+        let _ = match self {
+            Item::Word(word) => system::write(&mut window, word),
+            Item::Fact(pid, fact) => {
+                let process = table::get(pid).ok_or(Errno::ESRCH)?;
+                fact.write(&mut window, &process)
+            }
+            _ => Ok(()),
+        };
+        to.put(window.bytes())
     }
 
     /// Writes.
@@ -130,6 +193,26 @@ impl Item {
     /// The entry of the directory at or after a place, and the place after it.
     pub fn next(self, cookie: u64) -> Result<Option<(u64, list::Name, Item)>, Errno> {
         list::next(self, cookie)
+    }
+}
+
+impl Fact {
+    fn write(self, to: &mut Window, process: &Process) -> fmt::Result {
+        use memory::with_space;
+        // A process without memory has nothing to tell of it.
+        match self {
+            Fact::Maps => with_space(process, |space| memory::maps(to, space)).unwrap_or(Ok(())),
+            Fact::Smaps => with_space(process, |space| memory::smaps(to, space)).unwrap_or(Ok(())),
+            Fact::SmapsRollup => {
+                with_space(process, |space| memory::rollup(to, space)).unwrap_or(Ok(()))
+            }
+            Fact::Stat => process::stat(to, process),
+            Fact::Status => process::status(to, process),
+            Fact::Statm => process::statm(to, process),
+            Fact::Comm => process::comm(to, process),
+            Fact::Cmdline => process::strings(to, process, false),
+            Fact::Environ => process::strings(to, process, true),
+        }
     }
 }
 
