@@ -40,7 +40,8 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
     // Its RAM becomes the linear map and the frames; from here on there is a heap.
     arch::mmu::init();
     let asid_bits = asid_bits(board.bootargs);
-    arch::setup::memory(&mut board, asid_bits).unwrap_or_else(stop);
+    let overcommit = process::options::overcommits(board.bootargs);
+    arch::setup::memory(&mut board, asid_bits, overcommit).unwrap_or_else(stop);
     let board = board::set(board);
 
     // The other cores.

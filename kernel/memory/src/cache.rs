@@ -9,12 +9,12 @@ use core::sync::atomic::Ordering;
 
 use spin::Once;
 
-use crate::OutOfMemory;
 use crate::frame::{Frame, Kind, PAGE_BYTES, PAGE_SIZE};
 use crate::lock::{Lock, Rank};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::sync::AtomicU64;
+use crate::{MapError, OutOfMemory};
 
 /// Where the pages of a file come from.
 pub trait Source: Send + Sync {
@@ -208,6 +208,8 @@ pub struct PageCache {
     quota: Option<&'static Quota>,
     label: Once<Arc<dyn Any + Send + Sync>>,
     pages: Lock<Pages>,
+    /// Pages that are charged for it.
+    charged: u64,
 }
 
 impl PageCache {
@@ -228,6 +230,7 @@ impl PageCache {
             source_len: AtomicU64::new(0),
             quota: None,
             label: Once::new(),
+            charged: 0,
             pages: Lock::new(Rank::PageCache, Pages::default()),
         }
     }
@@ -236,6 +239,23 @@ impl PageCache {
     pub fn with_quota(mut self, quota: &'static Quota) -> PageCache {
         self.quota = Some(quota);
         self
+    }
+
+    /// Zeros to be shared whose frames are promised: once, however many address spaces map them.
+    pub(crate) fn promised<M: Mmu>(mem: &Memory<M>, len: u64) -> Result<Arc<PageCache>, MapError> {
+        let charged = len / PAGE_SIZE;
+        mem.frames.charge(charged)?;
+        let mut cache = PageCache::zeroed(0, len);
+        cache.charged = charged;
+        cache.try_arc().map_err(|error| {
+            mem.frames.commit.uncharge(charged, 0);
+            error.into()
+        })
+    }
+
+    /// Pages that are charged for it.
+    pub fn charged(&self) -> u64 {
+        self.charged
     }
 
     /// `Arc::new`, but an exhausted heap is an error.
@@ -568,7 +588,11 @@ impl PageCache {
             quota.charge()?;
         }
         // The frame's reference is the cache's own.
-        let Some(fresh) = mem.take(Kind::Cache) else {
+        let fresh = match self.charged {
+            0 => mem.take(Kind::Cache),
+            _ => mem.take_charged(Kind::Cache),
+        };
+        let Some(fresh) = fresh else {
             if let Some(quota) = self.quota {
                 quota.refund();
             }
@@ -601,6 +625,18 @@ impl PageCache {
         }
     }
 
+    /// Fills a process's own frame with a page, whether or not that has a frame here.
+    pub(crate) fn copy_page<M: Mmu>(&self, mem: &Memory<M>, page: u64, to: Frame) {
+        let mut pages = self.pages.lock();
+        match self.frame_of(mem, &mut pages, page) {
+            Ok(frame) => mem.mmu.copy_frame(frame, to),
+            Err(_) => {
+                mem.mmu.zero_frame(to);
+                self.fill(mem, page, to, pages.get(page) == HOLE);
+            }
+        }
+    }
+
     /// Drops a reference to a cache; the last one gives the frames back (those that are still
     /// mapped go when they are unmapped).
     pub fn release<M: Mmu>(this: Arc<PageCache>, mem: &Memory<M>) {
@@ -608,13 +644,18 @@ impl PageCache {
             return;
         };
         let pages = core::mem::take(cache.pages.get_mut());
+        let mut kept = 0;
         for entry in pages.chunks.into_iter().flat_map(|chunk| chunk.entries) {
-            if let Some(frame) = frame(entry) {
-                if let Some(quota) = cache.quota {
-                    quota.refund();
-                }
-                mem.drop_hold(frame);
+            let Some(frame) = frame(entry) else { continue };
+            if let Some(quota) = cache.quota {
+                quota.refund();
             }
+            // What is still mapped is about to go, as nobody's charge.
+            kept += u64::from(cache.charged > 0 && mem.frames.mark(frame, false));
+            mem.drop_hold(frame);
+        }
+        if cache.charged > 0 {
+            mem.frames.commit.uncharge(cache.charged, kept);
         }
     }
 }

@@ -9,15 +9,16 @@
 //! so a fault that runs out of memory changes nothing.
 
 use crate::asid::Context;
-use crate::cache::{Held, NoPage};
+use crate::cache::{Held, NoPage, PageCache};
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
+use crate::commit::Charge;
 use crate::descriptor::{Content, Leaf, Rights, bits};
 use crate::frame::{Frame, Kind, PAGE_SIZE};
-use crate::mapping::{Access, Backing, MAP_MIN, Prot, Region};
+use crate::mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::{AddressSpace, STACK_GUARD};
-use crate::tables::{Owned, Reserve, Walk, own, walk};
+use crate::tables::{L2_SPAN, L3_SPAN, Owned, Reserve, Walk, walk};
 use crate::{OutOfMemory, USER_END};
 
 /// A fault to handle.
@@ -192,6 +193,10 @@ impl AddressSpace {
                     }
                     match cache.frame(mem, at / PAGE_SIZE) {
                         Ok(held) => page.fill_file(held, mapping.shared),
+                        // Its own frame is charged to it, the cache's to nobody.
+                        Err(_) if access == Access::Write && !mapping.shared => {
+                            page.fill_uncached(cache, at / PAGE_SIZE)
+                        }
                         Err(NoPage::OutOfMemory) => Handled::out_of_memory(0),
                         // As on Linux, a store that the file system has no room for is a bus error.
                         Err(NoPage::Full) => Handled::denied(Denial::PastEnd, 0),
@@ -224,7 +229,8 @@ impl AddressSpace {
         va: u64,
         access: Access,
     ) -> Handled {
-        let Some(reserve) = Reserve::new(mem, slot) else {
+        let charged = [L2_SPAN, L3_SPAN].map(|span| self.mappings.table_charged(va, span));
+        let Some(reserve) = Reserve::new(mem, slot, charged) else {
             return Handled::out_of_memory(0);
         };
         // What would fail below must not leave empty tables behind.
@@ -265,7 +271,7 @@ impl AddressSpace {
             // The table forbids nothing but writing.
             return spurious(mem, va, self.context, leaf);
         }
-        let outcome = match own(mem, self.root, self.context, va) {
+        let outcome = match self.own(mem, va) {
             Ok(Owned::Reused) => Outcome::TableReuse,
             Ok(_) => Outcome::TableUnshare,
             Err(OutOfMemory) => return Handled::out_of_memory(before),
@@ -331,11 +337,22 @@ impl AddressSpace {
         if !fits || !stack.prot.allows(access) || !matches!(stack.backing, Backing::Anonymous) {
             return Handled::denied(Denial::Unmapped, 0);
         }
+        let grown = Mapping {
+            start: va,
+            end: start,
+            ..stack.clone()
+        };
+        let (old, new) = (Charge::default(), self.mappings.charge_with(&grown));
+        if self.charge_more(mem, old, new).is_err() {
+            return Handled::out_of_memory(0);
+        }
         self.mappings.set_start(index, va);
+        self.settle(mem, (va, start), old, new);
         let handled = self.fault_again(mem, index, va, access);
         if handled.outcome == Outcome::OutOfMemory {
             self.mappings.set_start(index, start);
             self.release_unused_tables(mem, va);
+            self.settle(mem, (va, start), new, old);
             return handled;
         }
         Handled {
@@ -516,6 +533,17 @@ impl<M: Mmu> Page<'_, M> {
             },
             new,
         )
+    }
+
+    /// A private page of a file whose cache found no frame for it.
+    #[cold]
+    fn fill_uncached(&self, cache: &PageCache, index: u64) -> Handled {
+        let Some(fresh) = self.mem.take(Kind::Anon) else {
+            return Handled::out_of_memory(0);
+        };
+        cache.copy_page(self.mem, index, fresh.frame());
+        let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
+        self.make(Outcome::FileCopy, new)
     }
 
     /// A read-only leaf; executable if the mapping is, which saves code that is read first a fault.

@@ -10,7 +10,7 @@ use crate::mapping::Prot;
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::AddressSpace;
-use crate::tables::{Chunk, L3_SPAN, for_chunks, for_entries};
+use crate::tables::{Chunk, L2_SPAN, L3_SPAN, for_chunks, for_entries};
 use crate::{ForkError, OutOfMemory};
 
 /// How an address space is copied.
@@ -57,7 +57,8 @@ impl AddressSpace {
         mem: &Memory<M>,
         mode: ForkMode,
     ) -> Result<(AddressSpace, ForkCounts), ForkError> {
-        let mut space = AddressSpace::new(mem)?;
+        // All that the child may ever need, before anything is changed.
+        let mut space = AddressSpace::charged_for(mem, self.charged)?;
         space.stack_limit = self.stack_limit;
         space.resident = self.resident;
         space.mappings = match self.mappings.try_clone() {
@@ -302,7 +303,7 @@ impl Child {
         let slot = self.entry_for(mem, va)?;
         let table = match Table::from_bits(slot.read(&mem.mmu)) {
             Some(table) => table.frame(),
-            None => self.new_table(mem, slot)?,
+            None => self.new_table(mem, slot, va, L3_SPAN)?,
         };
         self.last = Some((va / L3_SPAN, table));
         Ok(table)
@@ -313,13 +314,21 @@ impl Child {
         let slot = Slot::new(self.space.root, 1, va);
         let table = match Table::from_bits(slot.read(&mem.mmu)) {
             Some(table) => table.frame(),
-            None => self.new_table(mem, slot)?,
+            None => self.new_table(mem, slot, va, L2_SPAN)?,
         };
         Ok(Slot::new(table, 2, va))
     }
 
-    fn new_table<M: Mmu>(&mut self, mem: &Memory<M>, slot: Slot) -> Result<Frame, OutOfMemory> {
-        let table = mem.take_table().ok_or(OutOfMemory)?.into_frame();
+    /// A table for `span` bytes around an address, in an empty entry.
+    fn new_table<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        slot: Slot,
+        va: u64,
+        span: u64,
+    ) -> Result<Frame, OutOfMemory> {
+        let charged = self.space.mappings.table_charged(va, span);
+        let table = mem.take_table(charged).ok_or(OutOfMemory)?.into_frame();
         self.counts.tables += 1;
         prepare(&mem.mmu, slot, Table::new(table).bits());
         Ok(table)

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use crate::asid::Context;
 use crate::change::Flushed;
+use crate::commit::{Commit, Refusal};
 use crate::lock::{Lock, Rank};
 use crate::sync::{AtomicU8, AtomicU32};
 
@@ -84,6 +85,9 @@ const WRITTEN: u8 = 2;
 
 /// Set once instruction fetches see what the frame holds; cleared when somebody may write it.
 const ICACHE_CLEAN: u8 = 1;
+
+/// It serves what is charged: see [`commit`](crate::commit).
+const CHARGED: u8 = 1 << 1;
 
 /// What the kernel knows of one frame. Zeroed memory is a valid value (an unused frame).
 #[derive(Debug, Default)]
@@ -177,6 +181,7 @@ pub struct Frames {
     first: u32,
     total: AtomicU32,
     free: Lock<Free>,
+    pub(crate) commit: Commit,
 }
 
 impl Frames {
@@ -194,6 +199,7 @@ impl Frames {
                     untouched: [const { 0..0 }; UNTOUCHED],
                 },
             ),
+            commit: Commit::new(),
         }
     }
 
@@ -212,6 +218,7 @@ impl Frames {
         let mut free = self.free.lock();
         free.count += count;
         self.total.fetch_add(count, Ordering::Relaxed);
+        self.commit.give(u64::from(count));
         if let Some(slot) = free
             .untouched
             .iter_mut()
@@ -286,7 +293,8 @@ impl Frames {
             "a free frame is referenced"
         );
         meta.kind.store(kind as u8, Ordering::Relaxed);
-        meta.flags.store(0, Ordering::Relaxed);
+        let flags = if kind == Kind::Anon { CHARGED } else { 0 };
+        meta.flags.store(flags, Ordering::Relaxed);
         meta.refs.store(1, Ordering::Relaxed);
         Some(Fresh(Frame(self.first + index)))
     }
@@ -369,10 +377,67 @@ impl Frames {
             "freed while referenced"
         );
         meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
+        let charged = self.serves_charge(frame);
         let mut free = self.free.lock();
         meta.set_link(free.head);
         free.head = index + 1;
         free.count += 1;
+        drop(free);
+        // After the frame itself: what is available can be had.
+        if !charged {
+            self.commit.give(1);
+        }
+    }
+
+    /// The frame serves what is charged.
+    #[doc(hidden)]
+    #[inline]
+    pub fn serves_charge(&self, frame: Frame) -> bool {
+        self.meta(frame).flags.load(Ordering::Relaxed) & CHARGED != 0
+    }
+
+    /// Marks a frame as serving what is charged, or not. True if it did, and does no longer: its
+    /// owner gives one page less back.
+    pub(crate) fn mark(&self, frame: Frame, charged: bool) -> bool {
+        let flags = &self.meta(frame).flags;
+        if charged {
+            if flags.fetch_or(CHARGED, Ordering::Relaxed) & CHARGED == 0 {
+                self.commit.give(1);
+            }
+            return false;
+        }
+        flags.fetch_and(!CHARGED, Ordering::Relaxed) & CHARGED != 0
+    }
+
+    /// A frame that was just allocated serves what is charged.
+    pub(crate) fn mark_fresh(&self, fresh: &Fresh) {
+        self.meta(fresh.0)
+            .flags
+            .fetch_or(CHARGED, Ordering::Relaxed);
+    }
+
+    /// Charges pages, or says how many could have been charged.
+    pub(crate) fn charge(&self, pages: u64) -> Result<(), Refusal> {
+        self.commit.charge(pages, self.total())
+    }
+
+    /// Pages that are charged: what all processes may need in the worst case, tables included.
+    pub fn committed(&self) -> u64 {
+        self.commit.committed()
+    }
+
+    /// Frames that the kernel itself may have now: those that are free and not promised.
+    pub fn available(&self) -> u64 {
+        match self.commit.overcommits() {
+            true => self.free_count(),
+            false => self.commit.available(),
+        }
+    }
+
+    /// From now on nothing is refused before the last frame is gone, and faults may fail. At boot,
+    /// before anything is charged.
+    pub fn set_overcommit(&mut self) {
+        self.commit.set_overcommit();
     }
 
     /// True once since the frame was last written: instruction fetches see its contents.

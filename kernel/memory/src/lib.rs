@@ -10,6 +10,7 @@
 //! * `fault`: the fault handler, a case per [`Outcome`];
 //! * `fork`: both sides of copy-on-write;
 //! * `change`: the only code that writes live descriptors, with the barrier recipes;
+//! * `commit`: what processes are promised, and when that is refused;
 //! * `space` and `teardown`: mapping and protecting; unmapping, discarding, and the end;
 //! * `remap`: growing, shrinking and moving, without a copy;
 //! * `lock`: the order of all locks;
@@ -49,6 +50,7 @@ mod access;
 mod asid;
 mod cache;
 mod change;
+mod commit;
 pub mod descriptor;
 mod fault;
 mod fork;
@@ -69,6 +71,7 @@ mod usage;
 
 pub use asid::{AsidPool, Assigned, Root};
 pub use cache::{NoPage, PageCache, Quota, Source};
+pub use commit::Refusal;
 pub use fault::{Denial, Handled, Outcome, Request};
 pub use fork::{ForkCounts, ForkMode};
 pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
@@ -97,6 +100,8 @@ pub enum SpaceError {
     OutOfMemory,
     /// A frame has as many references as can be counted (ENOMEM).
     TooManyReferences,
+    /// More than can be promised (ENOMEM).
+    Refused(Refusal),
 }
 
 /// Why fork failed. The parent is as it was, but for pages that now take one more fault each.
@@ -113,6 +118,20 @@ pub enum MapError {
     NoRoom,
     /// No frame or heap, or too many mappings (ENOMEM).
     OutOfMemory,
+    /// More than can be promised (ENOMEM).
+    Refused(Refusal),
+}
+
+impl From<Refusal> for SpaceError {
+    fn from(refusal: Refusal) -> Self {
+        SpaceError::Refused(refusal)
+    }
+}
+
+impl From<Refusal> for MapError {
+    fn from(refusal: Refusal) -> Self {
+        MapError::Refused(refusal)
+    }
 }
 
 impl From<OutOfMemory> for SpaceError {
@@ -139,23 +158,32 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { pages, left } = self;
+        write!(f, "{pages} pages are more than can be promised: {left}")
+    }
+}
+
 impl fmt::Display for SpaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SpaceError::OutOfMemory => "out of memory",
-            SpaceError::TooManyReferences => "a frame has too many references",
-        })
+        match self {
+            SpaceError::OutOfMemory => f.write_str("out of memory"),
+            SpaceError::TooManyReferences => f.write_str("a frame has too many references"),
+            SpaceError::Refused(refusal) => refusal.fmt(f),
+        }
     }
 }
 
 impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            MapError::Invalid => "not a page-aligned range of user space",
-            MapError::NotMapped => "not mapped",
-            MapError::NoRoom => "no room for it",
-            MapError::OutOfMemory => "out of memory",
-        })
+        match self {
+            MapError::Invalid => f.write_str("not a page-aligned range of user space"),
+            MapError::NotMapped => f.write_str("not mapped"),
+            MapError::NoRoom => f.write_str("no room for it"),
+            MapError::OutOfMemory => f.write_str("out of memory"),
+            MapError::Refused(refusal) => refusal.fmt(f),
+        }
     }
 }
 

@@ -145,6 +145,9 @@ pub struct Mapping {
     pub backing: Backing,
     /// What it is for.
     pub region: Region,
+    /// It is, or was, writable, and charged for that: see [`commit`](crate::commit). Address spaces
+    /// set it, whatever it is in a mapping that is handed to them.
+    pub charged: bool,
 }
 
 impl Mapping {
@@ -163,6 +166,7 @@ impl Mapping {
         self.end == next.start
             && self.prot == next.prot
             && self.shared == next.shared
+            && self.charged == next.charged
             && self.region == next.region
             && self.backing.continued_by(self.len(), &next.backing)
     }
@@ -343,6 +347,7 @@ impl Mappings {
             && mapping.start < end
         {
             mapping.prot = prot;
+            mapping.charged |= prot.contains(Prot::WRITE);
             to += 1;
         }
         for index in (from..=to).rev() {

@@ -49,6 +49,9 @@ impl<M: Mmu> Memory<M> {
         cpus: usize,
     ) -> Result<Memory<M>, OutOfMemory> {
         let asids = AsidPool::new(asid_bits, cpus)?;
+        if !frames.commit.take() {
+            return Err(OutOfMemory);
+        }
         let zero = frames.allocate(Kind::Zero).ok_or(OutOfMemory)?.into_frame();
         mmu.frame_event(zero, false);
         mmu.zero_frame(zero);
@@ -99,14 +102,41 @@ impl<M: Mmu> Memory<M> {
     #[inline]
     pub(crate) fn take(&self, kind: Kind) -> Option<Fresh> {
         refuse!(None);
-        let fresh = self.frames.allocate(kind)?;
+        // Private memory is charged already.
+        let charged = kind == Kind::Anon;
+        if !charged && !self.frames.commit.take() {
+            return None;
+        }
+        self.take_promised(kind, charged)
+    }
+
+    /// A frame for what is charged.
+    pub(crate) fn take_charged(&self, kind: Kind) -> Option<Fresh> {
+        refuse!(None);
+        let fresh = self.take_promised(kind, true)?;
+        self.frames.mark_fresh(&fresh);
+        Some(fresh)
+    }
+
+    /// A frame that is paid for.
+    #[inline]
+    fn take_promised(&self, kind: Kind, charged: bool) -> Option<Fresh> {
+        let Some(fresh) = self.frames.allocate(kind) else {
+            if !charged {
+                self.frames.commit.give(1);
+            }
+            return None;
+        };
         self.mmu.frame_event(fresh.frame(), false);
         Some(fresh)
     }
 
-    /// A zeroed translation table.
-    pub(crate) fn take_table(&self) -> Option<Fresh> {
-        let fresh = self.take(Kind::Table)?;
+    /// A zeroed translation table, which may be one that is charged.
+    pub(crate) fn take_table(&self, charged: bool) -> Option<Fresh> {
+        let fresh = match charged {
+            true => self.take_charged(Kind::Table)?,
+            false => self.take(Kind::Table)?,
+        };
         self.mmu.zero_frame(fresh.frame());
         Some(fresh)
     }

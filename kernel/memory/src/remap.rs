@@ -11,6 +11,7 @@ use core::ops::Range;
 use crate::change::{
     Flush, Flushed, Slot, link, publish, put, take_broken, take_dead, take_to_move,
 };
+use crate::commit::Charge;
 use crate::descriptor::Table;
 use crate::frame::{Frame, Fresh, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Region};
@@ -103,7 +104,16 @@ impl AddressSpace {
         if stays && end == mapping_end {
             // Nor may it take the room that a stack above it has for growth.
             if self.find_free(to.new_len - len, end) == Some(end) {
-                self.mappings.set_end(index, start + to.new_len);
+                let grown = Mapping {
+                    start: end,
+                    end: start + to.new_len,
+                    ..self.mappings.get(index).clone()
+                };
+                let (old, new) = (Charge::default(), self.mappings.charge_with(&grown));
+                self.charge_more(mem, old, new)?;
+                self.mappings.set_end(index, grown.end);
+                self.settle(mem, (end, grown.end), old, new);
+                release_backing(mem, grown);
                 return Ok(Remapped {
                     start,
                     cut: None,
@@ -155,22 +165,51 @@ impl AddressSpace {
                 false => self.own_table(mem, chunk.start),
             },
         )?;
-        let mut spare = self.spare_tables(mem, &source, &target, by_table)?;
-
-        let replaces = self.mappings.any_in(target.start, target.end);
-        let replaced = replaces.then(|| self.remove(mem, target.start, target.end));
         let old = self.mappings.as_slice()[self.mappings.after(source.start)].clone();
-        self.mappings.insert(Mapping {
+        let mapping = Mapping {
             start: target.start,
             end: target.end,
             backing: old.backing.advanced(source.start - old.start),
             // What makes a heap or a stack is where it is.
             region: Region::Mmap,
             ..old
-        });
+        };
         release_backing(mem, old);
-        let cut = (source.end < end).then(|| self.remove(mem, source.end, end));
+        // What is given up at the old place pays for the new one; tables may be needed in both.
+        let before = self.mappings.charge(target.start, target.end).total();
+        let after = self.mappings.charge_with(&mapping).total();
+        let gone = if to.keep { source.end } else { source.start };
+        let given_up = match gone < end {
+            true => self.mappings.charge(gone, end).pages,
+            false => 0,
+        };
+        let more = after.saturating_sub(before + given_up);
+        if more > 0
+            && let Err(refusal) = mem.frames.charge(more)
+        {
+            release_backing(mem, mapping);
+            return Err(refusal.into());
+        }
+        let mut spare = match self.spare_tables(mem, &source, &target, by_table) {
+            Ok(spare) => spare,
+            Err(error) => {
+                mem.frames.commit.uncharge(more, 0);
+                release_backing(mem, mapping);
+                return Err(error.into());
+            }
+        };
+        self.charged += more;
+
+        let mut less = more + before;
+        let replaces = self.mappings.any_in(target.start, target.end);
+        let replaced = replaces.then(|| self.remove(mem, target.start, target.end));
+        self.mappings.insert(mapping);
+        let cut = (source.end < end).then(|| {
+            less += self.mappings.charge(source.end, end).total();
+            self.remove(mem, source.end, end)
+        });
         if !to.keep {
+            less += self.mappings.charge(source.start, source.end).total();
             self.mappings
                 .remove(source.start, source.end, |old| release_backing(mem, old));
         }
@@ -187,12 +226,36 @@ impl AddressSpace {
         self.move_range(mem, source, at, &mut spare, &flushed);
         publish(mmu);
         spare.into_iter().for_each(|table| mem.give_back(table));
+        self.settle_move(mem, to.start..end, target, less - after);
         Ok(Remapped {
             start: at,
             cut,
             replaced,
             moved,
         })
+    }
+
+    /// The accounts after a move: its tables are marked by what they serve now, and what it costs
+    /// less than before is given back.
+    fn settle_move<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        source: Range<u64>,
+        target: Range<u64>,
+        less: u64,
+    ) {
+        let mut kept = 0;
+        for range in [&source, &target] {
+            kept +=
+                self.mark_tables(mem, range.start) + self.mark_tables(mem, range.end - PAGE_SIZE);
+        }
+        let (start, end) = (target.start, target.end);
+        let Ok(()) = for_chunks::<M, Infallible>(&mem.mmu, self.root, start, end, |chunk| {
+            kept += self.mark_tables(mem, chunk.start);
+            Ok(())
+        });
+        mem.frames.commit.uncharge(less, kept);
+        self.charged -= less;
     }
 
     /// The tables that the new place will lack, once what is mapped there has gone: allocated
@@ -232,7 +295,7 @@ impl AddressSpace {
         refuse!(Err(OutOfMemory));
         spare.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
         while spare.len() < count {
-            let Some(table) = mem.take_table() else {
+            let Some(table) = mem.take_table(false) else {
                 spare.into_iter().for_each(|table| mem.give_back(table));
                 return Err(OutOfMemory);
             };

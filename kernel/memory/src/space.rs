@@ -6,6 +6,7 @@ use core::convert::Infallible;
 use crate::asid::{Context, Root};
 use crate::cache::PageCache;
 use crate::change::Flush;
+use crate::commit::Charge;
 use crate::descriptor::{Content, Leaf, Rights};
 use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
@@ -73,15 +74,27 @@ pub struct AddressSpace {
     pub(crate) mappings: Mappings,
     pub(crate) resident: Resident,
     pub(crate) stack_limit: u64,
+    /// Pages that are charged, tables included.
+    pub(crate) charged: u64,
 }
 
 impl AddressSpace {
     /// An empty address space, with a root table and an ASID of its own.
     pub fn new<M: Mmu>(mem: &Memory<M>) -> Result<AddressSpace, SpaceError> {
-        let root = mem
-            .take_table()
-            .ok_or(SpaceError::OutOfMemory)?
-            .into_frame();
+        AddressSpace::charged_for(mem, 1)
+    }
+
+    /// An empty address space that is charged for what it will hold, its root included.
+    pub(crate) fn charged_for<M: Mmu>(
+        mem: &Memory<M>,
+        pages: u64,
+    ) -> Result<AddressSpace, SpaceError> {
+        mem.frames.charge(pages)?;
+        let Some(root) = mem.take_table(true) else {
+            mem.frames.commit.uncharge(pages, 0);
+            return Err(SpaceError::OutOfMemory);
+        };
+        let root = root.into_frame();
         let context = mem.frames.context(root);
         mem.asids.assign(context);
         Ok(AddressSpace {
@@ -91,6 +104,7 @@ impl AddressSpace {
             mappings: Mappings::default(),
             resident: Resident::default(),
             stack_limit: STACK_LIMIT,
+            charged: pages,
         })
     }
 
@@ -147,15 +161,22 @@ impl AddressSpace {
     }
 
     /// Makes a mapping, in place of whatever is mapped in its range (MAP_FIXED). Pages come with faults.
-    pub fn map<M: Mmu>(&mut self, mem: &Memory<M>, mapping: Mapping) -> Result<Dropped, MapError> {
+    pub fn map<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        mut mapping: Mapping,
+    ) -> Result<Dropped, MapError> {
+        mapping.charged = mapping.prot.contains(Prot::WRITE);
         match self.prepare_map(mem, &mapping) {
-            Ok(anonymous) => {
+            Ok((anonymous, old, new)) => {
+                let range = (mapping.start, mapping.end);
                 let dropped = self.remove(mem, mapping.start, mapping.end);
                 let backing = match anonymous {
                     Some(cache) => Backing::File { cache, offset: 0 },
                     None => mapping.backing,
                 };
                 self.mappings.insert(Mapping { backing, ..mapping });
+                self.settle(mem, range, old, new);
                 Ok(dropped)
             }
             Err(error) => {
@@ -165,12 +186,13 @@ impl AddressSpace {
         }
     }
 
-    /// All of `map` that can fail; what backs the mapping, if it is shared and anonymous.
+    /// All of `map` that can fail; what backs the mapping, if it is shared and anonymous, and what
+    /// the range costs before and after.
     fn prepare_map<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
         mapping: &Mapping,
-    ) -> Result<Option<Arc<PageCache>>, MapError> {
+    ) -> Result<(Option<Arc<PageCache>>, Charge, Charge), MapError> {
         check(mapping.start, mapping.end)?;
         if mapping.start < MAP_MIN {
             return Err(MapError::Invalid);
@@ -182,10 +204,19 @@ impl AddressSpace {
         }
         self.mappings.reserve(3)?;
         self.own_edges(mem, mapping.start, mapping.end)?;
+        let mut anonymous = None;
         if mapping.shared && matches!(mapping.backing, Backing::Anonymous) {
-            return Ok(Some(PageCache::zeroed(0, mapping.len()).try_arc()?));
+            anonymous = Some(PageCache::promised(mem, mapping.len())?);
         }
-        Ok(None)
+        let old = self.mappings.charge(mapping.start, mapping.end);
+        let new = self.mappings.charge_with(mapping);
+        if let Err(refusal) = self.charge_more(mem, old, new) {
+            if let Some(cache) = anonymous {
+                PageCache::release(cache, mem);
+            }
+            return Err(refusal.into());
+        }
+        Ok((anonymous, old, new))
     }
 
     /// Removes what is mapped in a range, which may have holes.
@@ -198,7 +229,10 @@ impl AddressSpace {
         check(start, end)?;
         self.mappings.reserve(2)?;
         self.own_edges(mem, start, end)?;
-        Ok(self.remove(mem, start, end))
+        let charge = self.mappings.charge(start, end);
+        let dropped = self.remove(mem, start, end);
+        self.settle(mem, (start, end), charge, Charge::default());
+        Ok(dropped)
     }
 
     /// Sets the permissions of a range, up to the first hole in it, as Linux does. Leaves only ever
@@ -218,6 +252,8 @@ impl AddressSpace {
         }
         self.mappings.reserve(2)?;
         let mmu = &mem.mmu;
+        let old = self.mappings.charge(start, end);
+        let new = self.mappings.charge_protected(start, end, prot);
         let first = self.mappings.after(start);
         // Where leaves may have to change, and not only the mapping.
         let affected = || {
@@ -239,6 +275,10 @@ impl AddressSpace {
                 self.own_table(mem, chunk.start)
             })?;
         }
+        let more = new.total() - old.total();
+        if more > 0 {
+            mem.frames.charge(more)?;
+        }
         let mut flush = Flush::new(self.context);
         let mut tightened = 0;
         for (from, to) in affected() {
@@ -258,7 +298,20 @@ impl AddressSpace {
         }
         self.mappings.protect(start, end, prot);
         let _ = flush.complete(mmu);
+        self.charged += more;
+        if old.tables != new.tables {
+            let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, start, end, |chunk| {
+                self.mark_tables(mem, chunk.start);
+                Ok(())
+            });
+        }
         Ok(Protected { tightened, end })
+    }
+
+    /// Makes the level 3 table of an address this address space's own.
+    pub(crate) fn own<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> Result<Owned, OutOfMemory> {
+        let charged = self.mappings.table_charged(va, L3_SPAN);
+        own(mem, self.root, self.context, va, charged)
     }
 
     /// Makes the level 3 tables at the edges of a range that is about to go this address space's
@@ -281,7 +334,7 @@ impl AddressSpace {
 
     /// Makes the level 3 table of an address, if there is one, this address space's own.
     pub(crate) fn own_table<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> Result<(), OutOfMemory> {
-        match own(mem, self.root, self.context, va)? {
+        match self.own(mem, va)? {
             Owned::Already => {}
             owned => mem.mmu.table_owned(self.serial, va, owned == Owned::Copied),
         }

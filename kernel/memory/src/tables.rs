@@ -77,7 +77,8 @@ pub(crate) enum Owned {
 }
 
 /// Makes the level 3 table of an address belong to this address space alone. On an error nothing
-/// has changed. What the program may do is the same before and after.
+/// has changed. What the program may do is the same before and after. `charged`: the table is one
+/// that this address space is charged for.
 ///
 /// Address spaces that share a table may do this at the same time, without a lock: a shared table
 /// is frozen but for leaves that lose the right to write, which they can do twice. Who finds one
@@ -88,6 +89,7 @@ pub(crate) fn own<M: Mmu>(
     root: Frame,
     context: &Context,
     va: u64,
+    charged: bool,
 ) -> Result<Owned, OutOfMemory> {
     let mmu = &mem.mmu;
     let Some(l2) = Table::from_bits(Slot::new(root, 1, va).read(mmu)) else {
@@ -100,9 +102,12 @@ pub(crate) fn own<M: Mmu>(
     };
     if mem.frames.refs(old.frame()) == 1 {
         own_table(mmu, slot, context, old.frame());
+        // Never one less: what is shared was charged to all.
+        let kept = mem.frames.mark(old.frame(), charged);
+        debug_assert!(!kept, "a table lost its charge while it was shared");
         return Ok(Owned::Reused);
     }
-    let copy = mem.take_table().ok_or(OutOfMemory)?;
+    let copy = mem.take_table(charged).ok_or(OutOfMemory)?;
     for index in 0..512 {
         let from = Slot {
             table: old.frame(),
@@ -181,13 +186,14 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// The tables that a walk to an empty entry of level 1 or 2 lacks. `None`: out of memory.
-    pub fn new<M: Mmu>(mem: &Memory<M>, slot: Slot) -> Option<Reserve> {
-        let l3 = mem.take_table()?;
+    /// The tables that a walk to an empty entry of level 1 or 2 lacks, and whether those of level 2
+    /// and 3 are charged. `None`: out of memory.
+    pub fn new<M: Mmu>(mem: &Memory<M>, slot: Slot, charged: [bool; 2]) -> Option<Reserve> {
+        let l3 = mem.take_table(charged[1])?;
         if slot.level == 2 {
             return Some(Reserve { slot, l2: None, l3 });
         }
-        match mem.take_table() {
+        match mem.take_table(charged[0]) {
             Some(l2) => Some(Reserve {
                 slot,
                 l2: Some(l2),

@@ -325,6 +325,7 @@ impl AddressSpace {
         mem.asids.release(self.context, &flushed);
         mem.release(take_dead(self.root, &flushed), &flushed);
         mappings.clear(|mapping| release_backing(mem, mapping));
+        mem.frames.commit.uncharge(self.charged, 0);
         Ended {
             dropped: dropped.dropped,
             freed: dropped.freed,

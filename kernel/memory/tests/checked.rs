@@ -224,6 +224,7 @@ impl World {
                 shared: false,
                 backing,
                 region: Region::Mmap,
+                charged: false,
             };
             space.map(mem, mapping).expect("room");
             self.done(Operation::Map);
@@ -348,6 +349,7 @@ fn the_crate_keeps_the_rules() {
         shared: false,
         backing: Backing::Anonymous,
         region: Region::Heap,
+        charged: false,
     };
     first.map(&world.mem, heap).expect("room");
     world.write(&mut first, 0..3);

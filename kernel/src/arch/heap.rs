@@ -150,7 +150,7 @@ fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
     let wanted = talc.source.mapped + bytes.next_multiple_of(PAGE) as u64;
     let memory = mmu::try_memory().ok_or(())?;
     // Nothing is taken for a request that cannot be met.
-    if bytes.div_ceil(PAGE) as u64 > memory.frames.free_count() {
+    if bytes.div_ceil(PAGE) as u64 > memory.frames.available() {
         return Err(());
     }
     let mut result = Ok(());

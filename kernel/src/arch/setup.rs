@@ -9,7 +9,7 @@ const HEAP_START: u64 = 128 * 1024;
 
 /// Maps RAM, gives what is free to the allocator, and drops the identity map. `asid_bits` is at
 /// most what the core has.
-pub fn memory(board: &mut Board, asid_bits: u8) -> Result<(), &'static str> {
+pub fn memory(board: &mut Board, asid_bits: u8, overcommit: bool) -> Result<(), &'static str> {
     let lost = table::map_linear(&board.ram);
     if lost != 0 {
         return Err("RAM in more pieces than the boot tables can map");
@@ -37,7 +37,10 @@ pub fn memory(board: &mut Board, asid_bits: u8) -> Result<(), &'static str> {
     let heap = board.free.take(HEAP_START).ok_or("no room for the heap")?;
     heap::init(heap, HEAP_START).map_err(|_| "the heap cannot be mapped")?;
 
-    let frames = Frames::new(meta, Frame::containing(first));
+    let mut frames = Frames::new(meta, Frame::containing(first));
+    if overcommit {
+        frames.set_overcommit();
+    }
     for range in board.free.iter() {
         frames.add(Frame::containing(range.start)..Frame::containing(range.end));
     }

@@ -49,9 +49,6 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    if !memory_for_another() {
-        return Err(Errno::ENOMEM);
-    }
     let parent = current();
     let process = &parent.process;
     let parent_space = parent.space().ok_or(Errno::ESRCH)?;
@@ -140,13 +137,6 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         wait_for_exec(&child);
     }
     Ok(pid)
-}
-
-/// Whether there is memory for one more process. Some frames are not for new ones: those that exist
-/// have pages to separate yet, and a fork that fails is better than a fault that does.
-fn memory_for_another() -> bool {
-    let frames = &arch::mmu::memory().frames;
-    frames.free_count() >= (frames.total() / 64).min(4096)
 }
 
 fn start_thread(

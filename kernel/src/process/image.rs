@@ -22,8 +22,10 @@ const STACK_TOP_LOW: u64 = (1 << 30) - PAGE_SIZE;
 const STACK_TOP_HIGH: u64 = USER_END - PAGE_SIZE;
 /// How large the stack may grow (RLIMIT_STACK).
 pub const STACK_LIMIT: u64 = 8 << 20;
-/// How much of it is mapped from the start, besides what the arguments take.
-const STACK_START: u64 = 128 << 10;
+/// What the auxiliary vector takes of it, with argc, the ends of the lists, random bytes, the
+/// platform's name and alignment. No more is mapped from the start than this and the arguments: what
+/// is mapped is charged, to each forked child again, and the stack grows by itself.
+const AUXILIARY: u64 = 512;
 /// Where programs go that may go anywhere: two thirds up, as on Linux.
 const RELOCATABLE_BASE: u64 = (USER_END / 3 * 2) & !0xffff;
 /// Clock ticks per second that `times` counts in.
@@ -154,6 +156,7 @@ impl Image {
                     shared: false,
                     backing,
                     region: Region::Program,
+                    charged: false,
                 };
                 if start < end {
                     space.map(mapping)
@@ -180,12 +183,13 @@ impl Image {
             heap = heap.max(end);
         }
         space.map(Mapping {
-            start: image.stack_top - (STACK_START + stack).next_multiple_of(PAGE_SIZE),
+            start: image.stack_top - stack.next_multiple_of(PAGE_SIZE),
             end: image.stack_top,
             prot: Prot::READ.union(Prot::WRITE),
             shared: false,
             backing: Backing::Anonymous,
             region: Region::Stack,
+            charged: false,
         })?;
         let mut inner = space.lock();
         inner.heap = (heap, heap);
@@ -316,13 +320,13 @@ impl Arguments {
         }
     }
 
-    /// Bytes they take on the stack, about.
+    /// Bytes that the stack starts with, at most.
     pub fn stack_len(&self) -> u64 {
         let lists = [&self.path, &self.arguments, &self.environment];
         lists
             .iter()
             .map(|list| (list.bytes.len() + 8 * list.count) as u64)
             .sum::<u64>()
-            + PAGE_SIZE
+            + AUXILIARY
     }
 }

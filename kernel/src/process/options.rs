@@ -55,6 +55,25 @@ pub fn init(line: &str) -> &'static Options {
     OPTIONS.call_once(|| parse(line))
 }
 
+/// `overcommit=`: whether memory is promised that may not be there. The numbers are those of Linux's
+/// vm.overcommit_memory: 2, the default, refuses what cannot be kept; 1 refuses nothing, and faults
+/// may fail. 0 is a guess there, which this kernel does not make: it is reported as unknown.
+pub fn overcommits(line: &str) -> bool {
+    let words = line.split_ascii_whitespace();
+    let values = words
+        .take_while(|word| *word != "--")
+        .filter_map(|word| word.strip_prefix("overcommit="));
+    values.filter_map(overcommit).last().unwrap_or(false)
+}
+
+fn overcommit(value: &str) -> Option<bool> {
+    match value {
+        "1" => Some(true),
+        "2" => Some(false),
+        _ => None,
+    }
+}
+
 fn parse(line: &str) -> Options {
     let mut options = Options {
         init: String::from("/init"),
@@ -89,6 +108,8 @@ fn parse(line: &str) -> Options {
                 options.environment.push(value.into());
                 true
             }
+            // Set before there was memory for options: see `overcommits`.
+            "overcommit" => overcommit(value).is_some(),
             // The board's and the memory's own.
             "asid_bits" | "maxcpus" | "semihosting" => true,
             _ => false,

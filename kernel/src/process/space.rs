@@ -2,13 +2,14 @@
 //! mappings goes through here, so that every change is an event.
 
 use super::table;
+use super::thread::try_current;
 use crate::arch;
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use memory::{
     AddressSpace, Backing, Dropped, ForkCounts, Guard, Handled, Lock, MapError, Mapping, PAGE_SIZE,
-    PageCache, Prot, Rank, Region, Remap, Request, Root, SpaceError, USER_END,
+    PageCache, Prot, Rank, Refusal, Region, Remap, Request, Root, SpaceError, USER_END,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -177,6 +178,7 @@ impl Space {
                 shared: false,
                 backing: Backing::Anonymous,
                 region: Region::Heap,
+                charged: false,
             };
             self.map_locked(&mut inner, grown).map(drop)
         } else if new < old {
@@ -431,13 +433,28 @@ impl Inner {
 /// The error code of a refused mapping.
 fn errno(error: MapError) -> Errno {
     match error {
+        MapError::Refused(refusal) => refused("map", refusal),
         MapError::OutOfMemory | MapError::NotMapped | MapError::NoRoom => Errno::ENOMEM,
         MapError::Invalid => Errno::EINVAL,
     }
 }
 
+/// Says who was refused memory, and how much there was.
+fn refused(what: &str, refusal: Refusal) -> Errno {
+    let pid = try_current().map_or(0, |thread| thread.process.pid);
+    defmt::warn!(
+        "process {=u32}: no memory to {=str}: {=u64} pages asked for, {=u64} can be promised",
+        pid,
+        what,
+        refusal.pages,
+        refusal.left
+    );
+    Errno::ENOMEM
+}
+
 fn space_errno(error: SpaceError) -> Errno {
     match error {
+        SpaceError::Refused(refusal) => refused("fork or exec", refusal),
         SpaceError::OutOfMemory | SpaceError::TooManyReferences => Errno::ENOMEM,
     }
 }

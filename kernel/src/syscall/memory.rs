@@ -100,6 +100,7 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
             shared,
             backing,
             region: Region::Mmap,
+            charged: false,
         })
     })
 }

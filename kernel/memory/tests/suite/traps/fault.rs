@@ -5,6 +5,7 @@ use memory::{
     USER_END, mutate,
 };
 
+use super::starvable;
 use crate::oracle::va;
 use crate::program::Op;
 use crate::traps::{FILE, RW, exit, page_at, protect, read, touch, world, write};
@@ -76,7 +77,7 @@ pub fn the_kernel_writes_a_cow_page_by_the_same_rules() {
 #[test]
 pub fn a_fault_that_runs_out_of_frames_changes_nothing() {
     for left in 0..4 {
-        let mut world = world(1);
+        let mut world = starvable(1);
         world.step(Op::Starve { left }).unwrap();
         let space = &mut world.processes[0].space;
         let request = Request {
@@ -101,7 +102,7 @@ pub fn a_fault_that_runs_out_of_frames_changes_nothing() {
 
 #[test]
 pub fn a_copy_that_runs_out_of_frames_leaves_the_page_shared() {
-    let mut world = world(1);
+    let mut world = starvable(1);
     write(&mut world, 0, 1, 7);
     world.fork(0, ForkMode::Classic).unwrap();
     world.step(Op::Starve { left: 0 }).unwrap();
@@ -138,7 +139,7 @@ pub fn denials_say_why() {
 
 #[test]
 pub fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
-    let mut world = World::new(1, 160, 1);
+    let mut world = World::new(1, 1000, 1);
     let top = USER_END - (64 << 20);
     let stack = |start| Mapping {
         start,
@@ -147,6 +148,7 @@ pub fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
         shared: false,
         backing: Backing::Anonymous,
         region: Region::Stack,
+        charged: false,
     };
     let mem = &world.mem;
     let space = &mut world.processes[0].space;
@@ -180,6 +182,7 @@ pub fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
             mem,
             Mapping {
                 region: Region::Mmap,
+                charged: false,
                 ..page_at(free)
             },
         )
@@ -287,7 +290,7 @@ pub fn a_copied_page_is_another_one_on_every_cpu() {
 #[test]
 pub fn a_stack_that_cannot_grow_leaves_no_table_behind() {
     for allocation in 0..4 {
-        let mut world = World::new(1, 160, 1);
+        let mut world = World::new(1, 1000, 1);
         let top = USER_END - (64 << 20);
         let stack = Mapping {
             start: top - PAGE_SIZE,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use memory::{Access, ForkMode, Outcome, REFS_LIMIT, SpaceError};
 use model::Machine;
 
+use super::starvable;
 use crate::oracle::va;
 use crate::program::{Back, Op};
 use crate::traps::{RW, read, touch, world, write};
@@ -76,7 +77,7 @@ pub fn fork_survives_running_out_of_frames_at_every_allocation() {
     for mode in [ForkMode::Classic, ForkMode::SharedTables, ForkMode::Eager] {
         let mut failures = 0;
         for left in 0.. {
-            let mut world = world(2);
+            let mut world = starvable(2);
             world.mem.share_from = 1;
             world.map(0, 8, 8, RW, Back::Anonymous).unwrap();
             for page in [1, 6, 9, 14] {

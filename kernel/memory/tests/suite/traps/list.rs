@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{asid, fault, file, fork, mapping, protect, remap, table};
+use super::{asid, commit, fault, file, fork, mapping, protect, remap, table};
 
 /// A test and its name.
 type Test = (&'static str, fn());
@@ -177,6 +177,20 @@ const TRAPS: &[Trap] = &[
         what: "Fork bomb",
         tests: &[],
         booted: &[("programs", "a_fork_bomb_meets_a_limit_and_is_over")],
+    },
+    Trap {
+        what: "Overcommit: a fork promises more than there is, and a store finds out",
+        tests: tests![
+            commit::a_fork_that_could_not_be_kept_is_refused_before_anything_changes,
+            commit::no_write_to_what_is_charged_runs_out_of_memory,
+            commit::the_kernel_is_refused_what_was_promised,
+            commit::a_stack_is_charged_as_it_grows,
+            commit::a_private_file_page_that_the_cache_has_no_frame_for_is_as_clean_as_any,
+        ],
+        booted: &[(
+            "commit",
+            "a_fork_is_refused_if_what_it_shares_could_not_be_written_twice",
+        )],
     },
     core(
         "Stack growth next to another mapping",

@@ -2,6 +2,7 @@
 //! adversarial machine, whose report is part of every step.
 
 mod asid;
+mod commit;
 mod fault;
 mod file;
 mod fork;
@@ -16,7 +17,7 @@ pub use self::list::all;
 use memory::{Access, Backing, Mapping, Outcome, PAGE_SIZE, Prot, Region};
 
 use crate::program::{Back, Op};
-use crate::world::World;
+use crate::world::{STARVABLE, World};
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
@@ -39,6 +40,13 @@ const FILE_SHARED: Back = Back::File {
 /// One process with eight anonymous pages.
 fn world(cpus: usize) -> World {
     let mut world = World::new(cpus, 160, 1);
+    world.map(0, 0, 8, RW, Back::Anonymous).unwrap();
+    world
+}
+
+/// The same, on a machine that promises more than it has.
+fn starvable(cpus: usize) -> World {
+    let mut world = World::new(cpus, 160, 1 | STARVABLE);
     world.map(0, 0, 8, RW, Back::Anonymous).unwrap();
     world
 }
@@ -90,5 +98,6 @@ fn page_at(start: u64) -> Mapping {
         shared: false,
         backing,
         region: Region::Mmap,
+        charged: false,
     }
 }

@@ -2,7 +2,7 @@
 
 use memory::{Access, ForkMode, MapError, Outcome, PAGE_SIZE, Place, Remap, Remapped};
 
-use super::{FILE, RW, read, touch, world, write};
+use super::{FILE, RW, read, starvable, touch, world, write};
 use crate::oracle::va;
 use crate::program::{Op, To};
 use crate::world::World;
@@ -95,13 +95,10 @@ pub fn a_shared_table_moves_whole() {
 
 /// `keep`: the old place stays mapped, and is empty.
 fn move_shared_table(keep: bool) {
-    let mut world = world(1);
+    let mut world = World::new(1, 2000, 1);
     world.mem.share_from = 1;
     let span = 512 * PAGE_SIZE;
     let (from, to) = (va(0) & !(span - 1), 0x1000_0000);
-    let space = &mut world.processes[0].space;
-    space.unmap(&world.mem, va(0), va(7) + PAGE_SIZE).unwrap();
-    world.processes[0].pages.0.clear();
     let mapping = memory::Mapping {
         start: from + span,
         end: from + 2 * span,
@@ -151,7 +148,7 @@ fn move_shared_table(keep: bool) {
 #[test]
 pub fn moving_and_discarding_can_run_out_of_memory_and_change_nothing() {
     for shared in [false, true] {
-        let mut world = world(1);
+        let mut world = starvable(1);
         world.mem.share_from = 1;
         (0..3).for_each(|page| assert_eq!(write(&mut world, 0, page, 5), Some(Outcome::ZeroFill)));
         let mode = if shared {

@@ -4,6 +4,7 @@ use memory::{
     Access, ForkMode, MapError, Outcome, PAGE_SIZE, Prot, REFS_LIMIT, Request, SpaceError,
 };
 
+use super::starvable;
 use crate::oracle::va;
 use crate::program::{Back, Op};
 use crate::traps::{RW, exit, protect, read, touch, world, write};
@@ -12,7 +13,10 @@ use crate::world::World;
 /// Two processes that share the tables of the first 2 MiB (pages 0 to 3, all of them written) and
 /// the second (pages 4 to 7, one of them).
 fn shared(cpus: usize) -> World {
-    let mut world = world(cpus);
+    shared_in(world(cpus))
+}
+
+fn shared_in(mut world: World) -> World {
     world.mem.share_from = 1;
     (0..5).for_each(|page| assert_eq!(write(&mut world, 0, page, 3), Some(Outcome::ZeroFill)));
     let free = world.mem.frames.free_count();
@@ -95,7 +99,7 @@ pub fn unmapping_and_protecting_part_of_a_shared_table_touch_only_the_caller() {
 
 #[test]
 pub fn unmapping_part_of_a_shared_table_can_run_out_of_memory_and_changes_nothing() {
-    let mut world = shared(1);
+    let mut world = shared_in(starvable(1));
     world.step(Op::Starve { left: 0 }).unwrap();
     let space = &mut world.processes[1].space;
     assert_eq!(

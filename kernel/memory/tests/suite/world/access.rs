@@ -76,7 +76,9 @@ impl World {
             *self.outcomes.entry(name(handled.outcome)).or_default() += 1;
             match handled.outcome {
                 Outcome::Denied if !permitted => return Ok(Some(handled)),
-                Outcome::OutOfMemory if self.shortage.any() => return Ok(Some(handled)),
+                Outcome::OutOfMemory if self.may_starve(process, page, access) => {
+                    return Ok(Some(handled));
+                }
                 Outcome::Denied | Outcome::OutOfMemory => {
                     return Err(format!("{access:?} of page {page}: {handled:?}"));
                 }

@@ -55,6 +55,14 @@ impl Census {
                 if read_only != l3.is_shared() {
                     return Err(format!("the table entry {entry:#x} is half shared"));
                 }
+                let charged = |m: &Mapping| served(m) && m.charged;
+                let charged = space.mappings().iter().any(charged);
+                let marked = mem.frames.serves_charge(l3.frame());
+                if marked != charged && (marked || !read_only) {
+                    return Err(format!(
+                        "the table for {base:#x}: marked as charged = {marked}, charged = {charged}"
+                    ));
+                }
                 let (entries, first) = self.table(mem, l3.frame().number(), read_only);
                 for (k, entry) in entries.into_iter().enumerate() {
                     let Some(leaf) = Leaf::from_bits(entry) else {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use memory::{
     Access, AddressSpace, Backing, ForkMode, Handled, MapError, Mapping, Outcome, PAGE_SIZE, Prot,
-    Region, SpaceError,
+    Refusal, Region, SpaceError,
 };
 
 use super::story::mode as fork_mode;
@@ -121,6 +121,7 @@ impl World {
                 match process.space.unmap(&self.mem, start, end) {
                     Ok(_) => {}
                     Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
+                    Err(MapError::Refused(refusal)) if self.strict => return honest(refusal),
                     Err(error) => return Err(format!("unmap: {error}")),
                 }
                 process
@@ -143,6 +144,11 @@ impl World {
                 let done = process.space.protect(&self.mem, start, end, prot);
                 if done == Err(MapError::OutOfMemory) && self.shortage.any() {
                     return Ok(());
+                }
+                if let Err(MapError::Refused(refusal)) = done
+                    && self.strict
+                {
+                    return honest(refusal);
                 }
                 let until = done.map(|done| done.end);
                 let expected = match run {
@@ -209,6 +215,7 @@ impl World {
                         self.destroy(cpu, old);
                     }
                     Err(SpaceError::OutOfMemory) => {}
+                    Err(SpaceError::Refused(refusal)) if self.strict => honest(refusal)?,
                     Err(error) => return Err(format!("exec: {error}")),
                 }
             }
@@ -295,10 +302,12 @@ impl World {
             shared,
             backing,
             region: Region::Mmap,
+            charged: false,
         };
         match process.space.map(&self.mem, mapping) {
             Ok(_) => {}
             Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
+            Err(MapError::Refused(refusal)) if self.strict => return honest(refusal),
             Err(error) => return Err(format!("map: {error}")),
         }
         for at in 0..count {
@@ -346,7 +355,16 @@ impl World {
                 Ok(())
             }
             Err(SpaceError::OutOfMemory) if self.shortage.any() => Ok(()),
+            Err(SpaceError::Refused(refusal)) if self.strict => honest(refusal),
             Err(error) => Err(format!("fork: {error}")),
         }
     }
+}
+
+/// A refusal is one only if there is too little.
+pub(super) fn honest(refusal: Refusal) -> Result {
+    if refusal.pages > refusal.left {
+        return Ok(());
+    }
+    Err(format!("{refusal:?} for nothing"))
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod census;
+mod commit;
 mod execute;
 mod remap;
 mod story;
@@ -26,6 +27,8 @@ use crate::program::Op;
 use crate::sim::Sim;
 
 const FIRST: u64 = 0x40000;
+/// Of the seed: promises are not limited, and faults may fail.
+pub const STARVABLE: u64 = 4;
 /// More than there are ASIDs.
 const PROCESSES: usize = 10;
 
@@ -62,6 +65,8 @@ pub struct World {
     shortage: Shortage,
     /// Processes ever.
     born: usize,
+    /// What processes are promised is kept.
+    pub strict: bool,
     /// The outcomes seen, for tests that want to have met them all.
     pub outcomes: BTreeMap<&'static str, u32>,
 }
@@ -102,7 +107,12 @@ impl World {
         let machine = Machine::new(cpus, FIRST, frames, (0..PAGES).map(va).collect(), seed);
         let sim = Sim::new(machine);
         let meta = Vec::leak((0..frames).map(|_| FrameMeta::new()).collect());
-        let all = Frames::new(meta, Frame::new(FIRST));
+        let mut all = Frames::new(meta, Frame::new(FIRST));
+        // With a limit and without.
+        let strict = seed & STARVABLE == 0;
+        if !strict {
+            all.set_overcommit();
+        }
         // In two ranges, as boards have it.
         let middle = FIRST + frames as u64 / 3;
         all.add(Frame::new(FIRST)..Frame::new(middle));
@@ -133,6 +143,7 @@ impl World {
             files,
             shortage: Shortage::default(),
             born: 1,
+            strict,
             outcomes: BTreeMap::new(),
         }
     }
@@ -186,7 +197,8 @@ impl World {
         for process in &self.processes {
             census.space(&self.mem, &process.space)?;
         }
-        census.counts(&self.mem)
+        census.counts(&self.mem)?;
+        self.check_commit()
     }
 
     /// Ends everything; nothing may be left but the zero page, which is still zero.
@@ -206,6 +218,12 @@ impl World {
         let machine = self.mem.mmu.machine.borrow();
         if machine.table(zero).iter().any(|word| *word != 0) {
             return Err("the zero page is not zero".into());
+        }
+        if self.mem.frames.committed() != 0 {
+            return Err(format!(
+                "{} pages are still charged",
+                self.mem.frames.committed()
+            ));
         }
         if machine.allocated_count() != 1 {
             return Err(format!("{} frames leak", machine.allocated_count() - 1));

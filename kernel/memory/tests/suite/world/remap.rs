@@ -2,6 +2,7 @@
 
 use memory::{MapError, PAGE_SIZE, Place, Remap};
 
+use super::execute::honest;
 use super::{Result, World};
 use crate::oracle::va;
 use crate::program::To;
@@ -35,6 +36,11 @@ impl World {
         );
         if done == Err(MapError::OutOfMemory) && self.shortage.any() {
             return Ok(());
+        }
+        if let Err(MapError::Refused(refusal)) = done
+            && self.strict
+        {
+            return honest(refusal);
         }
         let start = done.map(|done| done.start);
         if start != expected.map(|()| va(at)) {
@@ -109,6 +115,7 @@ impl World {
         match space.remap(&self.mem, remap) {
             Ok(done) if expected.is_ok() => remap.start = done.start,
             Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
+            Err(MapError::Refused(refusal)) if self.strict => return honest(refusal),
             Err(error) if expected == Err(error) => return Ok(()),
             done => return Err(format!("remap says {done:?}, not {expected:?}")),
         }
@@ -124,6 +131,14 @@ impl World {
         (remap.len, remap.new_len) = (len + PAGE_SIZE, len);
         match space.remap(&self.mem, remap) {
             Ok(done) if done.start == va(page) => Ok(()),
+            // It may take tables that cannot be promised. Then it is lost to the oracle.
+            Err(MapError::Refused(refusal)) if self.strict => {
+                let lost = (remap.start, remap.start + remap.len);
+                let done = space.unmap(&self.mem, lost.0, lost.1);
+                done.map_err(|error| format!("unmap: {error}"))?;
+                self.processes[process].pages.unmap(page, count);
+                honest(refusal)
+            }
             // Refused once, it is not again.
             Err(MapError::OutOfMemory) if self.shortage.any() => {
                 match space.remap(&self.mem, remap) {

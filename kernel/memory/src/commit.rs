@@ -1,0 +1,311 @@
+//! Commit accounting: what processes were promised, so that no fault has to break a promise.
+//!
+//! A process may write all its private memory at any time, and each page may then need a frame, and
+//! each 2 MiB a table. Who maps such memory, or forks, is *charged* for the worst case, and is
+//! refused (ENOMEM) if that is more than there is: the error comes from a system call that can
+//! report it, not from a store instruction that cannot. This is Linux's overcommit mode 2
+//! (mm/util.c, `__vm_enough_memory`) with tables included, and with a limit that is not a guess:
+//!
+//! * *Charged* are, per address space, the pages of private mappings that are or ever were writable
+//!   (a mapping that becomes read-only keeps its frames, and its charge), the level 3 tables of the
+//!   2 MiB and the level 2 tables of the GiB in which there is something writable, and the root. A
+//!   stack is charged for what is mapped of it; when it grows, for the growth. Anonymous shared
+//!   memory is charged once, to its page cache.
+//! * Frames that serve what is charged are marked in their metadata: all of private memory, and
+//!   those tables. A marked frame takes nothing from anybody when it is allocated, and gives
+//!   nothing when it is freed while the charge stays.
+//! * *Available* is what is neither in use nor promised: free frames, less the charges that have no
+//!   frame yet. Charges come out of it, but for a reserve; so does every frame that is not marked:
+//!   the kernel's stacks and heap, page caches, tables of read-only memory. These are refused, too,
+//!   where they would take what was promised.
+//!
+//! So free frames never are fewer than the charges without a frame, and a fault that fills, copies
+//! or unshares what is charged finds its frames. A frame shared by `n` address spaces is charged
+//! `n` times and in use once, which leaves `n - 1` for the copies: the last owner needs none.
+//!
+//! Without limit ([`Frames::set_overcommit`](crate::Frames::set_overcommit), Linux's mode 1)
+//! charges are counted, nothing is refused before the last frame is gone, and then faults fail.
+
+use core::sync::atomic::Ordering;
+
+use crate::change::Slot;
+use crate::descriptor::Table;
+use crate::frame::PAGE_SIZE;
+use crate::mapping::{Mapping, Mappings, Prot};
+use crate::memory::Memory;
+use crate::mmu::Mmu;
+use crate::space::AddressSpace;
+use crate::sync::AtomicU64;
+use crate::tables::{L2_SPAN, L3_SPAN, block_end};
+
+/// The part of all frames that cannot be promised, and its limit: 16 MiB. For the stack and the
+/// bookkeeping of processes, and for pages of files: those that exist shall go on.
+const RESERVE_PART: u64 = 64;
+const RESERVE_MAX: u64 = 4096;
+
+/// More was asked for than can be promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Pages asked for, tables included.
+    pub pages: u64,
+    /// Pages that could have been had.
+    pub left: u64,
+}
+
+/// The accounts of the machine.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    overcommit: bool,
+    available: AtomicU64,
+    committed: AtomicU64,
+}
+
+impl Commit {
+    pub const fn new() -> Commit {
+        Commit {
+            overcommit: false,
+            available: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+        }
+    }
+
+    pub fn set_overcommit(&mut self) {
+        self.overcommit = true;
+    }
+
+    pub fn overcommits(&self) -> bool {
+        self.overcommit
+    }
+
+    /// Pages that are charged.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Frames that are neither in use nor promised; means nothing without a limit.
+    pub fn available(&self) -> u64 {
+        self.available.load(Ordering::Relaxed)
+    }
+
+    /// Takes a frame for something that is not charged; whether there was one.
+    #[inline]
+    pub fn take(&self) -> bool {
+        self.overcommit || self.take_above(1, 0).is_ok()
+    }
+
+    /// Back from `take`, or new.
+    #[inline]
+    pub fn give(&self, frames: u64) {
+        self.available.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn take_above(&self, frames: u64, floor: u64) -> Result<u64, u64> {
+        self.available
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |available| {
+                available.checked_sub(frames).filter(|left| *left >= floor)
+            })
+    }
+
+    /// Promises pages, out of `total` frames.
+    pub fn charge(&self, pages: u64, total: u64) -> Result<(), Refusal> {
+        if !self.overcommit {
+            let reserve = (total / RESERVE_PART).min(RESERVE_MAX);
+            self.take_above(pages, reserve)
+                .map_err(|available| Refusal {
+                    pages,
+                    left: available.saturating_sub(reserve),
+                })?;
+        }
+        self.committed.fetch_add(pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a promise of pages back, of which `kept` have a frame that stays, as nobody's charge.
+    pub fn uncharge(&self, pages: u64, kept: u64) {
+        debug_assert!(kept <= pages, "more is kept than was charged");
+        let before = self.committed.fetch_sub(pages, Ordering::Relaxed);
+        debug_assert!(before >= pages, "more is given back than was charged");
+        if !self.overcommit {
+            self.give(pages - kept);
+        }
+    }
+}
+
+/// What a range costs beyond what lies outside of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Charge {
+    pub pages: u64,
+    pub tables: u64,
+}
+
+impl Charge {
+    pub fn total(self) -> u64 {
+        self.pages + self.tables
+    }
+}
+
+/// The aligned block of `span` bytes around an address.
+fn block(va: u64, span: u64) -> (u64, u64) {
+    (va & !(span - 1), block_end(va, span))
+}
+
+/// Counts the blocks of a range that pieces of it touch, in order, but for those that the outside
+/// pays for.
+struct Blocks {
+    span: u64,
+    next: u64,
+    limit: u64,
+    count: u64,
+}
+
+impl Blocks {
+    fn new(mappings: &Mappings, start: u64, end: u64, span: u64) -> Blocks {
+        let left = mappings.charged_in(block(start, span).0, start);
+        let right = mappings.charged_in(end, block_end(end - 1, span));
+        Blocks {
+            span,
+            next: start / span + u64::from(left),
+            limit: (end - 1) / span + u64::from(!right),
+            count: 0,
+        }
+    }
+
+    fn add(&mut self, start: u64, end: u64) {
+        let from = (start / self.span).max(self.next);
+        let to = ((end - 1) / self.span + 1).min(self.limit);
+        if from < to {
+            self.count += to - from;
+            self.next = to;
+        }
+    }
+}
+
+impl Mappings {
+    /// True if something in a range, which may be empty, is charged.
+    pub fn charged_in(&self, start: u64, end: u64) -> bool {
+        start < end
+            && self.as_slice()[self.after(start)..]
+                .iter()
+                .take_while(|mapping| mapping.start < end)
+                .any(|mapping| mapping.charged)
+    }
+
+    /// True if the table of `span` bytes around an address is one that is charged.
+    pub fn table_charged(&self, va: u64, span: u64) -> bool {
+        let (start, end) = block(va, span);
+        self.charged_in(start, end)
+    }
+
+    fn charge_of<'a>(
+        &self,
+        start: u64,
+        end: u64,
+        pieces: impl Iterator<Item = &'a Mapping>,
+    ) -> Charge {
+        let mut blocks = None;
+        let mut pages = 0;
+        for piece in pieces {
+            let (from, to) = (piece.start.max(start), piece.end.min(end));
+            if !piece.shared {
+                pages += (to - from) / PAGE_SIZE;
+            }
+            let blocks = blocks.get_or_insert_with(|| {
+                [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, start, end, span))
+            });
+            blocks.iter_mut().for_each(|blocks| blocks.add(from, to));
+        }
+        let tables = blocks.iter().flatten().map(|blocks| blocks.count).sum();
+        Charge { pages, tables }
+    }
+
+    /// What a range is charged for.
+    pub fn charge(&self, start: u64, end: u64) -> Charge {
+        let charged = |mapping: &&Mapping| mapping.charged;
+        self.charge_of(start, end, self.overlapping(start, end).filter(charged))
+    }
+
+    /// What it will be charged for with a mapping in place of all that is there.
+    pub fn charge_with(&self, mapping: &Mapping) -> Charge {
+        let pieces = mapping.charged.then_some(mapping);
+        self.charge_of(mapping.start, mapping.end, pieces.into_iter())
+    }
+
+    /// What it will be charged for with other permissions.
+    pub fn charge_protected(&self, start: u64, end: u64, prot: Prot) -> Charge {
+        let charged = |mapping: &&Mapping| mapping.charged || prot.contains(Prot::WRITE);
+        self.charge_of(start, end, self.overlapping(start, end).filter(charged))
+    }
+
+    fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = &Mapping> {
+        self.as_slice()[self.after(start)..]
+            .iter()
+            .take_while(move |mapping| mapping.start < end)
+    }
+}
+
+impl AddressSpace {
+    /// Pages that are charged, tables included.
+    pub fn charged(&self) -> u64 {
+        self.charged
+    }
+
+    /// Charges what a range costs more than before, before it is changed.
+    pub(crate) fn charge_more<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        old: Charge,
+        new: Charge,
+    ) -> Result<(), Refusal> {
+        let more = new.total().saturating_sub(old.total());
+        if more > 0 {
+            mem.frames.charge(more)?;
+            self.charged += more;
+        }
+        Ok(())
+    }
+
+    /// The accounts after the mappings between two addresses have changed: marks the tables at
+    /// both ends by what they serve now, and gives back what the range costs less than before.
+    /// (Tables between the ends serve nothing else: they are new, or gone.)
+    pub(crate) fn settle<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        (start, end): (u64, u64),
+        old: Charge,
+        new: Charge,
+    ) {
+        let mut kept = 0;
+        if old.tables != new.tables {
+            kept = self.mark_tables(mem, start);
+            if start / L3_SPAN != (end - 1) / L3_SPAN {
+                kept += self.mark_tables(mem, end - 1);
+            }
+        }
+        let less = old.total().saturating_sub(new.total());
+        debug_assert!(kept <= less, "a table lost its charge for nothing");
+        if less > 0 {
+            mem.frames.commit.uncharge(less, kept);
+            self.charged -= less;
+        }
+    }
+
+    /// Marks the tables of an address as charged, or not. How many no longer are. What is shared
+    /// stays as it is: it is marked only if all that share it are charged, since who changes its
+    /// part must own it first.
+    pub(crate) fn mark_tables<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> u64 {
+        let Some(l2) = Table::from_bits(Slot::new(self.root, 1, va).read(&mem.mmu)) else {
+            return 0;
+        };
+        let charged = self.mappings.table_charged(va, L2_SPAN);
+        let mut kept = u64::from(mem.frames.mark(l2.frame(), charged));
+        match Table::from_bits(Slot::new(l2.frame(), 2, va).read(&mem.mmu)) {
+            Some(l3) if !l3.is_shared() => {
+                let charged = self.mappings.table_charged(va, L3_SPAN);
+                kept += u64::from(mem.frames.mark(l3.frame(), charged));
+            }
+            _ => {}
+        }
+        kept
+    }
+}
