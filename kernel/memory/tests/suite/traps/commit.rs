@@ -158,7 +158,7 @@ pub fn a_stack_is_charged_as_it_grows() {
         let access = Access::Write;
         let space = &mut world.processes[0].space;
         space
-            .fault(&world.mem, memory::Request { addr, access })
+            .fault(&world.mem, Request { addr, access })
             .outcome
     };
     assert_eq!(grow(&mut world, 5), Outcome::StackGrow);
