@@ -157,9 +157,7 @@ pub fn a_stack_is_charged_as_it_grows() {
         let addr = top - pages * PAGE_SIZE;
         let access = Access::Write;
         let space = &mut world.processes[0].space;
-        space
-            .fault(&world.mem, Request { addr, access })
-            .outcome
+        space.fault(&world.mem, Request { addr, access }).outcome
     };
     assert_eq!(grow(&mut world, 5), Outcome::StackGrow);
     assert_eq!(world.mem.frames.committed(), before + 4);

@@ -90,6 +90,7 @@ const TRAPS: &[Trap] = &[
             table::discarding_all_of_a_shared_table_leaves_it_to_the_others,
             remap::a_shared_table_moves_whole,
             remap::moving_and_discarding_can_run_out_of_memory_and_change_nothing,
+            remap::a_move_that_finds_one_of_two_tables_gives_it_back,
         ],
     ),
     core(

@@ -183,6 +183,25 @@ pub fn moving_and_discarding_can_run_out_of_memory_and_change_nothing() {
     }
 }
 
+#[test]
+pub fn a_move_that_finds_one_of_two_tables_gives_it_back() {
+    let mut world = starvable(1);
+    write(&mut world, 0, 0, 5);
+    world.step(Op::Starve { left: 1 }).unwrap();
+    let remap = Remap {
+        start: va(0),
+        len: PAGE_SIZE,
+        new_len: PAGE_SIZE,
+        place: Place::At(va(0) + (1 << 30)),
+        keep: false,
+    };
+    let done = world.processes[0].space.remap(&world.mem, remap);
+    assert_eq!(done, Err(MapError::OutOfMemory));
+    assert_eq!(world.mem.frames.free_count(), 1);
+    assert_eq!(read(&mut world, 0, 0), None);
+    world.finish().unwrap();
+}
+
 /// No place grows into a neighbour, wraps around, or leaves user space.
 #[test]
 pub fn bad_places() {
