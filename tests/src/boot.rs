@@ -1,13 +1,15 @@
 //! One boot of one machine.
 
 use std::panic::Location;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tools::cli::{ForkMode, TraceLevel};
-use tools::image;
-use tools::machine::{self, Board, BootArgs, Ending, Hardware, Limits, Setup, Size};
+use tools::image::{self, Entry};
+use tools::machine::{self, Board, BootArgs, Ending, Hardware, Input, Limits, Setup, Size};
 
+use crate::batch;
 use crate::run::{self, Run};
 use crate::system::system;
 use crate::trace::Trace;
@@ -21,7 +23,9 @@ pub struct Boot {
     hardware: Hardware,
     args: BootArgs,
     deterministic: Option<u64>,
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<(String, Entry)>,
+    root: Option<PathBuf>,
+    input: Option<Vec<u8>>,
 }
 
 impl Boot {
@@ -34,6 +38,8 @@ impl Boot {
             args,
             deterministic: None,
             files: Vec::new(),
+            root: None,
+            input: None,
         }
     }
 
@@ -104,9 +110,34 @@ impl Boot {
         self
     }
 
-    /// With a file in the guest.
-    pub fn file(mut self, path: &str, contents: Vec<u8>) -> Self {
-        self.files.push((path.to_owned(), contents));
+    /// With an executable file in the guest.
+    pub fn file(self, path: &str, contents: Vec<u8>) -> Self {
+        self.entry(path, Entry::File(0o755, contents))
+    }
+
+    /// With anything in the guest.
+    pub fn entry(mut self, path: &str, entry: Entry) -> Self {
+        self.files.push((path.to_owned(), entry));
+        self
+    }
+
+    /// With this directory as the root file system; our programs are in `/.cowscope/bin`.
+    pub fn root(mut self, dir: &Path) -> Self {
+        self.root = Some(dir.to_owned());
+        self.append("init=/.cowscope/init")
+    }
+
+    /// Where a program of ours is in the guest.
+    pub fn place_of(&self, program: &str) -> String {
+        match self.root {
+            Some(_) => format!("/.cowscope/bin/{program}"),
+            None => format!("/bin/{program}"),
+        }
+    }
+
+    /// With this as the console's input.
+    pub fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = Some(bytes.to_vec());
         self
     }
 
@@ -125,14 +156,24 @@ impl Boot {
     fn try_run(mut self, words: &[&str]) -> Result<Run> {
         let system = system();
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let mut root = image::root(&system.built.programs)?;
-        for (path, contents) in self.files {
-            root.file(&path, contents)?;
+        let mut root = match &self.root {
+            Some(dir) => batch::image(dir, &system.built)?,
+            None => image::root(&system.built.programs)?,
+        };
+        for (path, entry) in self.files {
+            root.insert(path.as_bytes(), entry)?;
         }
         let initrd = folder.path().join("initramfs.cpio");
         std::fs::write(&initrd, root.archive()).context("cannot write the initramfs")?;
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         self.args.program(&words)?;
+        let input = match &self.input {
+            Some(_) => {
+                self.args.flag("input");
+                Some(Input::new(folder.path())?)
+            }
+            None => None,
+        };
         let setup = Setup {
             qemu: system.qemu.clone(),
             bootargs: self.args.line(self.hardware.board)?,
@@ -140,8 +181,13 @@ impl Boot {
             kernel: system.image.clone(),
             initrd,
             wire: folder.path().join("trace.cow"),
+            input: input.as_ref().map(|input| input.path().to_owned()),
             deterministic: self.deterministic,
         };
+        if let (Some(input), Some(bytes)) = (&input, self.input) {
+            std::fs::File::create(&setup.wire).context("cannot write the trace")?;
+            input.feed(std::io::Cursor::new(bytes), &setup.wire)?;
+        }
         let limits = Limits {
             total: Some(TIME),
             silence: None,

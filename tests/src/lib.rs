@@ -13,13 +13,16 @@
 //! installed by it too; when that fails, so does the test. The trace of a test that fails is left
 //! below `target/`, and its place is named.
 
+pub mod batch;
 mod boot;
+mod root;
 mod run;
 mod system;
 mod trace;
 pub mod user_mode;
 
 pub use boot::Boot;
+pub use root::root;
 pub use run::Run;
 pub use system::{System, cowscope, system};
 pub use tools::cli::{ForkMode, TraceLevel};

@@ -27,6 +27,23 @@ pub fn run(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> 
         .expect("the emulator runs")
 }
 
+/// Runs a program of a root file system, in which it finds its libraries and files.
+///
+/// Programs that it executes are looked for on this machine, where there are none for arm64.
+pub fn run_in(root: &Path, program: &str, arguments: &[&str]) -> Output {
+    let (name, rest) = arguments.split_first().expect("a program has a name");
+    Command::new(emulator())
+        .arg("-L")
+        .arg(root)
+        .args(["-0", name])
+        .arg(root.join(program.trim_start_matches('/')))
+        .args(rest)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the emulator runs")
+}
+
 /// `qemu-aarch64`, installed when it is missing.
 fn emulator() -> &'static Path {
     static EMULATOR: OnceLock<PathBuf> = OnceLock::new();

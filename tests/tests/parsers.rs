@@ -5,6 +5,8 @@
 mod cpio;
 #[path = "../../kernel/src/process/elf.rs"]
 mod program;
+#[path = "../../kernel/src/process/script.rs"]
+mod script;
 
 extern crate alloc;
 
@@ -24,6 +26,7 @@ mod syscall {
 use fastrand::Rng;
 use memory::{PAGE_SIZE, Prot, USER_END};
 use program::{Contents, Elf};
+use script::Script;
 use syscall::errno::Errno;
 
 const MUTATIONS: u32 = 200_000;
@@ -228,4 +231,70 @@ fn elf_files() {
     for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", &[0; 64]] {
         assert_eq!(Elf::parse(&Bytes(bytes)).err(), Some(Errno::ENOEXEC));
     }
+}
+
+/// The program with a PT_INTERP of `len` bytes in the place of its PT_NOTE.
+fn dynamic(path: &[u8], len: u64) -> Vec<u8> {
+    const HEADER: usize = 64 + 2 * 56;
+    let mut bytes = program_file();
+    bytes[HEADER..HEADER + 4].copy_from_slice(&3u32.to_le_bytes());
+    bytes[HEADER + 32..HEADER + 40].copy_from_slice(&len.to_le_bytes());
+    bytes[0x200..0x240].fill(b'x');
+    bytes[0x200..0x200 + path.len()].copy_from_slice(path);
+    bytes
+}
+
+#[test]
+fn dynamic_linkers() {
+    let of = |path: &[u8], len| Elf::parse(&Bytes(&dynamic(path, len))).map(|elf| elf.interpreter);
+    assert_eq!(of(b"/lib/ld.so\0", 11), Ok(Some(b"/lib/ld.so".to_vec())));
+    assert_eq!(of(b"/lib\0ld.so\0", 11), Ok(Some(b"/lib".to_vec())));
+    for (path, len) in [
+        (&b"/lib/ld.so\0"[..], 10),
+        (b"/lib/ld.so\0", 1 << 40),
+        (b"/lib/ld.so\0", u64::MAX),
+        (b"\0", 1),
+        (b"", 0),
+        (b"/lib/ld.so\0", 4097),
+    ] {
+        assert_eq!(of(path, len), Err(Errno::ENOEXEC), "{path:?} {len}");
+    }
+}
+
+#[test]
+fn first_lines_of_scripts() {
+    let parse = |text: &'static str| {
+        let script = Script::parse(text.as_bytes())?;
+        let text = |bytes| str::from_utf8(bytes).expect("text");
+        Some((text(script.interpreter), script.argument.map(text)))
+    };
+    assert_eq!(parse("#!/bin/sh\n"), Some(("/bin/sh", None)));
+    assert_eq!(parse("#! \t/bin/sh\t \necho"), Some(("/bin/sh", None)));
+    assert_eq!(
+        parse("#!/bin/sh -e  -x \n"),
+        Some(("/bin/sh", Some("-e  -x")))
+    );
+    assert_eq!(parse("#!/bin/sh"), Some(("/bin/sh", None)));
+    assert_eq!(parse("#!sh\0 -x\n"), Some(("sh", None)));
+    assert_eq!(parse("#!sh -x\0y\n"), Some(("sh", Some("-x"))));
+    for none in [
+        "",
+        "#",
+        "#!",
+        "#!\n/bin/sh",
+        "#!  \n",
+        " #!/bin/sh\n",
+        "\x7fELF",
+    ] {
+        assert_eq!(parse(none), None, "{none:?}");
+    }
+    // A path that ends behind what is looked at may be another one; an argument is cut off.
+    let long =
+        |start: &str| -> &'static str { (start.to_owned() + &"x".repeat(300) + "\n").leak() };
+    assert_eq!(parse(long("#!/")), None);
+    let cut = parse(long("#!/bin/sh "));
+    assert_eq!(
+        cut.map(|(_, argument)| argument.map(str::len)),
+        Some(Some(246))
+    );
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::check::CheckArgs;
+use crate::image::GuestFile;
 use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
 use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
-use crate::run::GuestFile;
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
 ///
@@ -57,7 +57,10 @@ Examples:
   cowscope run --board raspi4b                  the same on a Raspberry Pi 4
   cowscope run --trace mmu -- sweep 4096        a program of ours, with every descriptor write
   cowscope run --deterministic -o a.cow         the same bytes every time
-  cowscope run -- ./my-program --its-option     your own static Linux/arm64 program";
+  cowscope run -- ./my-program --its-option     your own static Linux/arm64 program
+  cowscope run --root DIR -- /bin/my-program    one with files of its own: DIR becomes /
+  cowscope run --package dash,coreutils -- sh -c 'ls -l /bin | wc -l'
+                                                programs of Debian";
 
 /// `cowscope run`
 #[derive(Clone, Debug, Args)]
@@ -124,6 +127,16 @@ pub struct RunArgs {
     /// Put a file of this machine into the guest's root file system; can be repeated
     #[arg(long = "file", value_name = "HOST:GUEST")]
     pub files: Vec<GuestFile>,
+    /// The directory that becomes / in the guest; PROGRAM is looked for in it
+    #[arg(long, value_name = "DIR", conflicts_with = "packages")]
+    pub root: Option<PathBuf>,
+    /// Make the guest's root file system of this Debian package for arm64 and all it depends on,
+    /// fetched through this machine's apt and kept below target/; can be repeated
+    #[arg(long = "package", value_name = "NAME", value_delimiter = ',')]
+    pub packages: Vec<String>,
+    /// A variable of the program's environment; can be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub environment: Vec<String>,
     /// The QEMU to use [default: qemu-system-aarch64 from PATH, installed when missing]
     #[arg(long, value_name = "FILE", env = "COWSCOPE_QEMU")]
     pub qemu: Option<PathBuf>,
@@ -131,14 +144,19 @@ pub struct RunArgs {
     /// Which of the kernel's log lines to show
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
     pub log: LogLevel,
+    /// Where the report goes; - is standard output [default: standard output for our own programs;
+    /// standard error for yours, whose standard output is theirs alone]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Record only; print no report
-    #[arg(long)]
+    #[arg(long, conflicts_with = "report")]
     pub no_report: bool,
     /// No progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// One of our programs by name, or the path of your own static Linux/arm64 ELF file, and its arguments
+    /// One of our programs by name, the path of your own Linux/arm64 ELF file, or a program of the
+    /// guest's root file system; and its arguments
     #[arg(value_name = "PROGRAM", trailing_var_arg = true)]
     pub program: Vec<String>,
 }

@@ -1,47 +1,21 @@
 //! `cowscope run`: from source to an explained trace.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::RunArgs;
-use crate::exit::{Exit, unreadable, usage};
-use crate::image::{self, Built, Initramfs};
+use crate::exit::{Exit, usage};
+use crate::image::{self, Built, Guest, Wanted};
 use crate::interrupt;
-use crate::machine::{self, BootArgs, Ended, Ending, Hardware, Limits, Setup};
+use crate::machine::{self, Board, BootArgs, Ended, Ending, Hardware, Input, Limits, Setup};
 use crate::progress::Progress;
 use crate::record::{self, Output, REFRESH, Shower, Watch};
-use crate::setup::{qemu, rust};
-
-/// A file of the host that a program should find in the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestFile {
-    /// Its path here.
-    pub host: PathBuf,
-    /// Its path there.
-    pub guest: String,
-}
-
-impl FromStr for GuestFile {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.rsplit_once(':') {
-            Some((host, guest)) if !host.is_empty() && guest.starts_with('/') => Ok(Self {
-                host: host.into(),
-                guest: guest.to_owned(),
-            }),
-            _ => Err("write it like ./data.bin:/etc/data.bin".to_owned()),
-        }
-    }
-}
-
-/// The program of ours that is the demonstration.
-const STORY: &str = "story";
+use crate::report::args::SymbolArgs;
+use crate::setup::{debian, qemu, rust};
 
 /// The seed of `--deterministic`, unless the user has another.
 const SEED: u64 = 1;
@@ -82,12 +56,29 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             (built, image)
         }
     };
-    let mut root = image::root(&built.programs)?;
-    add_files(&mut root, &args.files)?;
-    let program = program(&mut root, &args.program, &built)?;
-    bootargs.program(&program.words)?;
+    let packages = match args.packages.as_slice() {
+        [] => None,
+        packages => Some(debian::root(packages, &progress)?),
+    };
+    let wanted = Wanted {
+        root: args.root.as_deref().or(packages.as_deref()),
+        files: &args.files,
+        environment: &args.environment,
+        program: &args.program,
+    };
+    let mut guest = Guest::new(wanted, &built, &progress)?;
+    if std::io::stdin().is_terminal()
+        && args.root.is_some() | packages.is_some()
+        && let Ok(terminal) = std::env::var("TERM")
+    {
+        guest.set_default("TERM", &terminal);
+    }
+    let input = input(&guest, folder.path(), &mut bootargs)?;
+    guest.boot(&mut bootargs, hardware.board)?;
+    let archive = guest.root.archive();
+    fits(archive.len() as u64, &hardware)?;
     let initrd = folder.path().join("initramfs.cpio");
-    std::fs::write(&initrd, root.archive())
+    std::fs::write(&initrd, archive)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
 
     let setup = Setup {
@@ -97,11 +88,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         kernel,
         initrd,
         wire: output.path().to_owned(),
+        input: input.as_ref().map(|input| input.path().to_owned()),
         deterministic: if args.deterministic { seed } else { None },
     };
     // Held until the report is done: nobody else writes this file in the meantime.
     let _file = output.create()?;
     interrupt::watch();
+    if let Some(input) = &input {
+        input.feed(std::io::stdin(), output.path())?;
+    }
     let mut watch = Watch::new();
     let limits = Limits {
         total: args.timeout.map(Duration::from_secs),
@@ -124,15 +119,86 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let found = match args.no_report || frames == 0 {
         true => Exit::Ok as u8,
         false => {
-            let elves: Vec<_> = [built.kernel].into_iter().chain(program.file).collect();
-            // The programs printed on the same terminal. Who closed it will be noticed below.
-            let _ = writeln!(std::io::stdout());
-            record::report(output.path(), &elves, program.is_story)?
+            let symbols = SymbolArgs {
+                elf: [built.kernel]
+                    .into_iter()
+                    .chain(guest.elves.clone())
+                    .collect(),
+                elf_dir: wanted.root.into_iter().map(Path::to_owned).collect(),
+            };
+            report(args, output.path(), &symbols, &guest)?
         }
     };
     // A program that did well, and a trace that contradicts itself: that is worth a status.
     let code = verdict?;
     Ok(ExitCode::from(if code == 0 { found } else { code }))
+}
+
+/// Writes the report where it was asked for: with a program of the user's, standard output is the
+/// program's alone.
+fn report(args: &RunArgs, trace: &Path, symbols: &SymbolArgs, guest: &Guest) -> Result<u8> {
+    let write = |out: &mut dyn Write| record::report(trace, symbols, guest.is_story, out);
+    let to_stdout = || {
+        let mut out = anstream::AutoStream::auto(std::io::stdout().lock());
+        // The programs printed on the same terminal. Who closed it will be noticed below.
+        let _ = writeln!(out);
+        write(&mut out)
+    };
+    let result = match args.report.as_deref() {
+        Some(path) if path != Path::new("-") => {
+            let why = || format!("cannot write {}", path.display());
+            let file = std::fs::File::create(path).with_context(why)?;
+            write(&mut anstream::StripStream::new(file)).with_context(why)
+        }
+        None if guest.is_foreign => {
+            let mut out = anstream::AutoStream::auto(std::io::stderr().lock());
+            let _ = writeln!(out);
+            write(&mut out)
+        }
+        _ => to_stdout(),
+    };
+    crate::report::finish(result)
+}
+
+/// Tells the kernel and QEMU where the console's input comes from: for a program of the user's, from
+/// our standard input.
+fn input(guest: &Guest, dir: &Path, bootargs: &mut BootArgs) -> Result<Option<Input>> {
+    if !guest.is_foreign {
+        return Ok(None);
+    }
+    let terminals = [
+        std::io::stdin().is_terminal(),
+        std::io::stdout().is_terminal(),
+        std::io::stderr().is_terminal(),
+    ];
+    let which = ["0", "1", "2"].into_iter().zip(terminals);
+    let which: String = which.filter_map(|(fd, is)| is.then_some(fd)).collect();
+    bootargs.set("terminal", which)?;
+    if !machine::may_read() {
+        return Ok(None);
+    }
+    bootargs.flag("input");
+    Input::new(dir).map(Some)
+}
+
+/// The boot loader leaves the archive in RAM, and files are read from there: half is for programs.
+fn fits(bytes: u64, hardware: &Hardware) -> Result<()> {
+    let most = hardware.memory.in_mebibytes() / 2;
+    if bytes.div_ceil(1 << 20) <= most {
+        return Ok(());
+    }
+    let size = bytes as f64 / f64::from(1 << 20);
+    let advice = match hardware.board {
+        Board::Virt => format!(
+            "--memory {}M",
+            bytes.div_ceil(1 << 20).next_power_of_two() * 4
+        ),
+        board => format!("--board virt, as {board} cannot have more"),
+    };
+    Err(usage(format!(
+        "the root file system has {size:.0} MiB, and only half of the machine's RAM ({most} MiB) is \
+         for it: leave files out, or {advice}"
+    )))
 }
 
 /// Boots the machine and follows it to its end.
@@ -232,74 +298,6 @@ fn kernel_arguments(args: &RunArgs, seed: Option<u64>) -> Result<BootArgs> {
     Ok(boot)
 }
 
-fn add_files(root: &mut Initramfs, files: &[GuestFile]) -> Result<()> {
-    for file in files {
-        let contents = std::fs::read(&file.host)
-            .map_err(|error| unreadable(format!("cannot read {}: {error}", file.host.display())))?;
-        root.file(&file.guest, contents)
-            .map_err(|error| usage(format!("--file: {error}")))?;
-    }
-    Ok(())
-}
-
-/// The program to run.
-struct Program {
-    /// The arguments of `/init`: what it is called in the guest, and its own arguments.
-    words: Vec<String>,
-    /// The user's file, if it is none of ours.
-    file: Option<PathBuf>,
-    /// It is the demonstration.
-    is_story: bool,
-}
-
-/// Finds the program that the user wants. One of their own is put into the guest.
-fn program(root: &mut Initramfs, words: &[String], built: &Built) -> Result<Program> {
-    let Some((name, arguments)) = words.split_first() else {
-        return Ok(Program {
-            words: Vec::new(),
-            file: None,
-            is_story: true,
-        });
-    };
-    let is_story = name == STORY;
-    if built.programs.contains_key(name) || root.has_file(name) {
-        return Ok(Program {
-            words: words.to_vec(),
-            file: None,
-            is_story,
-        });
-    }
-    let file = PathBuf::from(name);
-    let called = add_program(root, &file, built)?;
-    let words = [&[called], arguments].concat();
-    Ok(Program {
-        words,
-        file: Some(file),
-        is_story: false,
-    })
-}
-
-fn add_program(root: &mut Initramfs, file: &Path, built: &Built) -> Result<String> {
-    let shown = file.display();
-    let elf = std::fs::read(file).map_err(|error| {
-        let ours: Vec<_> = built.programs.keys().map(String::as_str).collect();
-        let ours = ours.join(", ");
-        unreadable(format!(
-            "cannot read the program {shown}: {error} (our own are: {ours})"
-        ))
-    })?;
-    image::check_program(&elf)
-        .map_err(|error| unreadable(format!("cannot run {shown}: {error}")))?;
-    let name = file
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| anyhow!("{shown}: the name of a program must be text"))?;
-    // Apart from ours, whatever its name is.
-    let guest = format!("/usr/bin/{name}");
-    root.file(&guest, elf)?;
-    Ok(guest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +322,17 @@ mod tests {
     }
 
     #[test]
+    fn a_root_that_is_too_large() {
+        let why = |board, mebibytes: u64| {
+            let fits = fits(mebibytes << 20, &Hardware::of(board));
+            fits.err().map(|error| error.to_string())
+        };
+        assert_eq!(why(Board::Virt, 512), None);
+        assert!(why(Board::Virt, 513).unwrap().contains("--memory 4096M"));
+        assert!(why(Board::Raspi3b, 600).unwrap().contains("--board virt"));
+    }
+
+    #[test]
     fn options_reach_the_kernel() {
         assert_eq!(boot_line("").unwrap(), "semihosting");
         assert_eq!(
@@ -341,45 +350,6 @@ mod tests {
             status(&boot_line("--ring 0").unwrap_err()),
             Some(Exit::Usage)
         );
-    }
-
-    #[test]
-    fn guest_files() {
-        let file = |host: &str, guest: &str| GuestFile {
-            host: host.into(),
-            guest: guest.into(),
-        };
-        assert_eq!("a:/b".parse(), Ok(file("a", "/b")));
-        assert_eq!("c:/x:/b".parse(), Ok(file("c:/x", "/b")));
-        for text in ["a", "a:", ":/b", "a:b"] {
-            assert!(text.parse::<GuestFile>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn programs() {
-        let dir = tempfile::tempdir().unwrap();
-        let built = Built {
-            kernel: "k".into(),
-            programs: [("story".to_owned(), "s".into())].into(),
-        };
-        let mut root = Initramfs::new();
-        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let mut run = |list: &[&str]| program(&mut root, &words(list), &built);
-
-        let nothing = run(&[]).unwrap();
-        assert!(nothing.words.is_empty() && nothing.is_story);
-        let story = run(&["story", "parent"]).unwrap();
-        assert_eq!(story.words, ["story", "parent"]);
-        assert!(story.is_story && story.file.is_none());
-        let error = run(&["stroy"]).err().unwrap();
-        assert_eq!(status(&error), Some(Exit::Unreadable));
-        assert!(error.to_string().contains("our own are: story"), "{error}");
-
-        let script = dir.path().join("script");
-        std::fs::write(&script, "#!/bin/sh\n").unwrap();
-        let error = run(&[script.to_str().unwrap()]).err().unwrap();
-        assert!(error.to_string().contains("no ELF"), "{error}");
     }
 
     fn ended(ending: Ending) -> Ended {

@@ -100,6 +100,8 @@ pub struct Board {
     pub rng_seed: &'static [u8],
     /// The UART that carries the wire.
     pub wire: Serial,
+    /// Its interrupt, by the GIC's number; none: it is looked at now and then.
+    pub wire_interrupt: Option<u32>,
     /// A second UART.
     pub console: Option<Serial>,
     /// The interrupt controller.
@@ -129,6 +131,7 @@ impl Board {
             bootargs: "",
             rng_seed: &[],
             wire,
+            wire_interrupt: None,
             console: None,
             interrupts: None,
             psci: None,
@@ -288,6 +291,8 @@ fn no_tree(board: &mut Board, atags: Option<u64>) {
     board.name = name;
     board.console = Some(Serial::Mini(peripherals + 0x21_5040));
     board.watchdog = Some(peripherals + 0x10_0000);
+    // All PL011s of the BCM2711 have this one.
+    board.wire_interrupt = (board.soc == Soc::Bcm2711).then_some(32 + 121);
     board.interrupts = Some(match board.soc {
         Soc::Bcm2711 => InterruptController::GicV2 {
             distributor: 0xff84_1000,

@@ -42,6 +42,17 @@ fn enabled(node: Tree) -> bool {
     node.status().is_ok_and(|status| status == Status::Okay)
 }
 
+/// The GIC's number of the first interrupt in a property of three cells each (arm,gic.yaml): kind,
+/// number, trigger. Of other controllers, and other kinds than a shared one, none.
+fn shared_interrupt(property: &[u8]) -> Option<u32> {
+    const SHARED: u32 = 0;
+    let (kind, rest) = property.split_first_chunk::<4>()?;
+    let (number, rest) = rest.split_first_chunk::<4>()?;
+    let whole = rest.len() >= 4 && property.len().is_multiple_of(12);
+    let number = u32::from_be_bytes(*number);
+    (whole && u32::from_be_bytes(*kind) == SHARED && number < 988).then_some(32 + number)
+}
+
 fn identify(board: &mut Board, root: Tree) {
     board.model = root.model().ok().flatten().unwrap_or("");
     let soc = |compatible: &str| match compatible {
@@ -196,9 +207,12 @@ impl Path {
 struct Devices<'a> {
     board: &'a mut Board,
     stdout: Option<Tree>,
-    serials: [Option<(Serial, bool)>; 8],
+    serials: [Option<Found>; 8],
     found: usize,
 }
+
+/// A serial port, whether it is the standard output, and its interrupt.
+type Found = (Serial, bool, Option<u32>);
 
 impl Devices<'_> {
     fn walk(&mut self, path: &mut Path) {
@@ -273,7 +287,8 @@ impl Devices<'_> {
             let reg = |node: Tree| value::<&[u8]>(node, "reg");
             stdout.name() == node.name() && reg(stdout) == reg(node)
         });
-        self.serials[self.found] = Some((serial, is_stdout));
+        let interrupt = value::<&[u8]>(node, "interrupts").and_then(shared_interrupt);
+        self.serials[self.found] = Some((serial, is_stdout, interrupt));
         self.found += 1;
         Some(())
     }
@@ -282,21 +297,22 @@ impl Devices<'_> {
     /// Raspberry Pi is too slow for it. Another one is the second console.
     fn choose_serials(&mut self) {
         let all = || self.serials.iter().flatten();
-        let pl011 = |&&(serial, _): &&(Serial, bool)| matches!(serial, Serial::Pl011(_));
-        if let Some(&(wire, _)) = all()
+        let pl011 = |&&(serial, ..): &&Found| matches!(serial, Serial::Pl011(_));
+        if let Some(&(wire, _, interrupt)) = all()
             .filter(pl011)
-            .find(|(_, is_stdout)| *is_stdout)
+            .find(|(_, is_stdout, _)| *is_stdout)
             .or_else(|| all().find(pl011))
         {
             self.board.wire = wire;
+            self.board.wire_interrupt = interrupt;
         }
         let wire = self.board.wire;
         self.board.console = all()
-            .map(|&(serial, _)| serial)
+            .map(|&(serial, ..)| serial)
             .find(|&serial| serial != wire && matches!(serial, Serial::Mini(_)))
             .or_else(|| {
                 all()
-                    .map(|&(serial, _)| serial)
+                    .map(|&(serial, ..)| serial)
                     .find(|&serial| serial != wire)
             });
     }

@@ -1,4 +1,4 @@
-//! GICv2, for the timer's private interrupt and software's.
+//! GICv2, for the timer's private interrupt, software's and the UART's.
 //!
 //! Our own and not `arm-gic`'s: its set-up writes IGROUPR, and enables group 1 by the secure
 //! view's bit. We run without security extension (QEMU) and in the non-secure view of one (a
@@ -63,6 +63,14 @@ impl GicV2 {
         unsafe { (priority as *mut u8).write_volatile(0x80) };
         let enable = self.distributor + GICD_ISENABLER + u64::from(intid / 32) * 4;
         self.write(enable, 1 << (intid % 32));
+    }
+
+    /// Enables an interrupt that all cores share, and sends it to the cores of a mask.
+    pub fn enable_shared(&self, intid: u32, mask: u8) {
+        let target = self.distributor + GICD_ITARGETSR + u64::from(intid);
+        // SAFETY: the mapped distributor; targets are byte-accessible (IHI 0048, 4.3.12).
+        unsafe { (target as *mut u8).write_volatile(mask) };
+        self.enable(intid);
     }
 
     /// Takes the pending interrupt of the highest priority.

@@ -1,5 +1,5 @@
-//! The boards' interrupt controllers. In use are the virtual timer's interrupt and those by which
-//! the cores call each other.
+//! The boards' interrupt controllers. In use are the virtual timer's interrupt, that of the UART that
+//! carries the wire, and those by which the cores call each other.
 
 use super::gicv2::GicV2;
 use crate::arch::cpu::MAX_CPUS;
@@ -33,6 +33,8 @@ enum Controller {
 }
 
 static CONTROLLER: Once<Controller> = Once::new();
+/// The UART's interrupt; none, if the controller has no number for it.
+static UART_INTID: Once<u32> = Once::new();
 
 /// How each core is named to the controller: GICv2's mask, GICv3's affinity, or the BCM2836's number.
 static TARGETS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -46,8 +48,12 @@ const MAILBOX_CLEAR: u64 = 0xc0;
 const VIRTUAL_TIMER: u32 = 1 << 3;
 const MAILBOX: u32 = 1 << 4;
 
+// GICv3 distributor (Arm IHI 0069, 12.9): 8 bytes per interrupt, the core that gets it.
+const GICD_IROUTER: u64 = 0x6000;
+
 /// Sets the controller up, and lets the boot core's interrupts through.
 pub fn init(board: &Board) -> Result<(), &'static str> {
+    let mut routes = 0;
     let controller = match board.interrupts.clone() {
         Some(InterruptController::GicV2 { distributor, cpu }) => {
             Controller::V2(GicV2::new(distributor, cpu).map_err(|_| "the GIC cannot be mapped")?)
@@ -55,7 +61,11 @@ pub fn init(board: &Board) -> Result<(), &'static str> {
         Some(InterruptController::GicV3 {
             distributor,
             redistributors,
-        }) => Controller::V3(Mutex::new(new_v3(distributor, redistributors)?)),
+        }) => {
+            let (gic, distributor) = new_v3(distributor, redistributors)?;
+            routes = distributor + GICD_IROUTER;
+            Controller::V3(Mutex::new(gic))
+        }
         Some(InterruptController::Bcm2836(at)) => Controller::Bcm2836(
             table::map_device(at, 0x100).map_err(|_| "no room to map the controller")?,
         ),
@@ -66,7 +76,40 @@ pub fn init(board: &Board) -> Result<(), &'static str> {
         // Redistributors included. Every core's interrupts are disabled until it comes.
         gic.lock().setup(0);
     }
-    open(controller)
+    open(controller)?;
+    if let Some(intid) = board.wire_interrupt {
+        open_uart(controller, intid, routes)?;
+    }
+    Ok(())
+}
+
+/// Lets the UART's interrupt through, to this core.
+fn open_uart(controller: &Controller, intid: u32, routes: u64) -> Result<(), &'static str> {
+    match controller {
+        Controller::V2(gic) => {
+            let target = TARGETS[cpu::id()].load(Ordering::Relaxed);
+            gic.enable_shared(intid, target as u8);
+        }
+        Controller::V3(gic) => {
+            let interrupt = IntId::spi(intid - 32);
+            let route = routes + 8 * u64::from(intid);
+            // SAFETY: the mapped distributor's 64-bit register for this interrupt.
+            unsafe { (route as *mut u64).write_volatile(cpu::affinity()) };
+            let mut gic = gic.lock();
+            gic.set_interrupt_priority(interrupt, None, 0x80)
+                .and_then(|()| gic.enable_interrupt(interrupt, None, true))
+                .map_err(|_| "the UART's interrupt cannot be enabled")?;
+        }
+        // It knows the cores' own interrupts alone.
+        Controller::Bcm2836(_) => return Ok(()),
+    }
+    UART_INTID.call_once(|| intid);
+    Ok(())
+}
+
+/// Whether the UART's interrupt comes when it has received something and is told to say so.
+pub fn has_uart() -> bool {
+    UART_INTID.get().is_some()
 }
 
 /// Lets the interrupts of this core, which is not the boot core, through. It goes without if it
@@ -103,7 +146,11 @@ fn open(controller: &Controller) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn new_v3(distributor: u64, redistributors: Range<u64>) -> Result<GicV3<'static>, &'static str> {
+/// The controller, with its redistributors, and the mapped distributor.
+fn new_v3(
+    distributor: u64,
+    redistributors: Range<u64>,
+) -> Result<(GicV3<'static>, u64), &'static str> {
     if !cpu::has_gic_registers() {
         return Err("a GICv3 without system registers");
     }
@@ -114,6 +161,7 @@ fn new_v3(distributor: u64, redistributors: Range<u64>) -> Result<GicV3<'static>
     let len = (redistributors.end - redistributors.start).min(MAX_CPUS as u64 * 2 * LEAST);
     let count = (len / LEAST).min(MAX_CPUS as u64);
     let gicr = table::map_device(redistributors.start, len).map_err(|_| UNMAPPED)?;
+    let distributor = gicd;
     let gicd = NonNull::new(gicd as *mut Gicd).ok_or(UNMAPPED)?;
     let gicr = NonNull::new(gicr as *mut GicrSgi).ok_or(UNMAPPED)?;
     let new = |count| {
@@ -133,7 +181,7 @@ fn new_v3(distributor: u64, redistributors: Range<u64>) -> Result<GicV3<'static>
             break;
         }
     }
-    new(found)
+    Ok((new(found)?, distributor))
 }
 
 /// What `setup` does for the boot core.
@@ -184,9 +232,10 @@ pub fn call(number: usize, call: Call) {
     }
 }
 
-/// Handles every pending interrupt: `stop` for another core's [`Call::Stop`]; to have been woken is
-/// all that [`Call::Reschedule`] is for.
-pub fn handle(mut timer: impl FnMut(), mut stop: impl FnMut()) {
+/// Handles every pending interrupt: the timer's, the UART's, and `stop` for another core's
+/// [`Call::Stop`]; to have been woken is all that [`Call::Reschedule`] is for.
+pub fn handle(mut timer: impl FnMut(), mut uart: impl FnMut(), mut stop: impl FnMut()) {
+    let is_uart = |intid| UART_INTID.get() == Some(&intid);
     const STOP: u32 = Call::Stop as u32;
     match CONTROLLER.get() {
         Some(Controller::V2(gic)) => {
@@ -198,6 +247,7 @@ pub fn handle(mut timer: impl FnMut(), mut stop: impl FnMut()) {
                         stop();
                         continue;
                     }
+                    intid if is_uart(intid) => uart(),
                     _ => {}
                 }
                 gic.end(iar);
@@ -206,8 +256,10 @@ pub fn handle(mut timer: impl FnMut(), mut stop: impl FnMut()) {
         Some(Controller::V3(_)) => {
             let group = InterruptGroup::Group1;
             while let Some(intid) = GicCpuInterface::get_and_acknowledge_interrupt(group) {
-                if u32::from(intid) == TIMER_INTID {
-                    timer();
+                match u32::from(intid) {
+                    TIMER_INTID => timer(),
+                    intid if is_uart(intid) => uart(),
+                    _ => {}
                 }
                 GicCpuInterface::end_interrupt(intid, group);
                 if u32::from(intid) == STOP {

@@ -13,11 +13,18 @@ const FBRD: u64 = 0x28;
 const LCR_H: u64 = 0x2c;
 const CR: u64 = 0x30;
 const IMSC: u64 = 0x38;
+/// The FIFO is half full, or less is in it and nothing follows.
+const IMSC_RECEIVED: u32 = 1 << 4 | 1 << 6;
 const FR_BUSY: u32 = 1 << 3;
+const FR_RXFE: u32 = 1 << 4;
 const FR_TXFF: u32 = 1 << 5;
+/// In DR: bytes were lost before this one.
+const DR_OVERRUN: u32 = 1 << 11;
 // Mini UART (BCM2835 ARM peripherals, section 2).
 const MU_IO: u64 = 0x00;
 const MU_LSR: u64 = 0x14;
+const MU_LSR_DATA: u32 = 1 << 0;
+const MU_LSR_OVERRUN: u32 = 1 << 1;
 const MU_LSR_SPACE: u32 = 1 << 5;
 const MU_LSR_IDLE: u32 = 1 << 6;
 
@@ -130,6 +137,35 @@ impl Uart {
         while !self.try_put(byte) {
             core::hint::spin_loop();
         }
+    }
+
+    /// Whether the port's interrupt is asked for while it holds something received (PL011 only).
+    pub fn listen(&self, on: bool) {
+        if self.kind.load(Ordering::Acquire) == PL011 {
+            self.write(IMSC, if on { IMSC_RECEIVED } else { 0 });
+        }
+    }
+
+    /// Takes a byte that has been received, if there is one.
+    pub fn try_get(&self) -> Option<u8> {
+        let (data, overrun) = match self.kind.load(Ordering::Acquire) {
+            PL011 if self.read(FR) & FR_RXFE == 0 => {
+                let data = self.read(DR);
+                (data, data & DR_OVERRUN != 0)
+            }
+            MINI => {
+                let status = self.read(MU_LSR);
+                if status & MU_LSR_DATA == 0 {
+                    return None;
+                }
+                (self.read(MU_IO), status & MU_LSR_OVERRUN != 0)
+            }
+            _ => return None,
+        };
+        if overrun {
+            defmt::warn!("console input was lost: it came faster than it was taken");
+        }
+        Some(data as u8)
     }
 
     /// Waits until everything sent has left the machine.

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod buffer;
 pub mod change;
+pub mod console;
 pub mod cpio;
 pub mod initramfs;
 pub mod label;
@@ -19,7 +20,7 @@ pub mod tty;
 pub mod watch;
 
 use crate::arch::heap;
-use crate::process::{random, signal, thread};
+use crate::process::{options::options, random, signal, thread};
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
 use buffer::Buffer;
@@ -126,6 +127,10 @@ impl File {
             Content::Device(1, 5) => Object::Zero,
             Content::Device(1, 7) => Object::Full,
             Content::Device(1, 8 | 9) => Object::Random,
+            // Without a terminal there is no controlling one.
+            Content::Device(5, 0) if !options().terminals.contains(&true) => {
+                return Err(Errno::ENXIO);
+            }
             Content::Device(5, 0 | 1) => Object::Tty(1),
             Content::Link(_) => return Err(Errno::ELOOP),
             Content::Fifo(pipe) => {

@@ -1,8 +1,10 @@
 //! The terminal.
 
 use super::buffer::Buffer;
+use super::console;
 use super::watch::{Events, Watchers};
 use crate::arch::uaccess;
+use crate::process::options::options;
 use crate::syscall::errno::Errno;
 use crate::syscall::user;
 use crate::trace;
@@ -11,13 +13,14 @@ use linux_raw_sys::ioctl::{FIONREAD, TCGETS, TIOCGWINSZ};
 
 static WATCHERS: Watchers = Watchers::new();
 
-/// Reads what was typed: the input has ended.
-pub fn read(_: &mut Buffer<'_>, _: bool) -> Result<usize, Errno> {
-    Ok(0)
+/// Reads what was typed.
+pub fn read(to: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
+    console::read(to, nonblocking)
 }
 
-/// Writes to the console.
-pub fn write(stream: u8, from: &mut Buffer<'_>) -> Result<usize, Errno> {
+/// Writes to the console, as descriptor `fd` of the first process.
+pub fn write(fd: u8, from: &mut Buffer<'_>) -> Result<usize, Errno> {
+    let stream = if fd == 2 { 2 } else { 1 };
     let mut done = 0;
     while from.left() > 0 {
         let mut bytes = [0; super::CHUNK];
@@ -43,9 +46,14 @@ pub struct Winsize {
     pixels: [u16; 2],
 }
 
-/// ioctl: the console is a terminal as far as asking goes.
-pub fn ioctl(request: u32, argument: u64) -> Result<u64, Errno> {
+/// ioctl: where the user's descriptor is a terminal, the console is one as far as asking goes.
+pub fn ioctl(fd: u8, request: u32, argument: u64) -> Result<u64, Errno> {
     match request {
+        FIONREAD => {
+            uaccess::write_u32(argument, console::available().unwrap_or(0) as u32)?;
+            Ok(0)
+        }
+        _ if !options().terminals[usize::from(fd)] => Err(Errno::ENOTTY),
         TCGETS => {
             /// `struct termios` of the system call: four words of flags, the line, 19 characters.
             const TERMIOS: usize = 36;
@@ -68,17 +76,18 @@ pub fn ioctl(request: u32, argument: u64) -> Result<u64, Errno> {
             )?;
             Ok(0)
         }
-        FIONREAD => {
-            uaccess::write_u32(argument, 0)?;
-            Ok(0)
-        }
         _ => Err(Errno::ENOTTY),
     }
 }
 
 /// What poll says.
 pub fn ready() -> Events {
-    POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLHUP
+    let writable = POLLOUT | POLLWRNORM;
+    match console::available() {
+        Some(0) => writable,
+        Some(_) => POLLIN | POLLRDNORM | writable,
+        None => POLLIN | POLLRDNORM | POLLHUP | writable,
+    }
 }
 
 /// Those who watch it.

@@ -38,6 +38,8 @@ pub trait Contents {
 
 /// Bytes of `e_ident`.
 const IDENT: usize = 16;
+/// The most bytes of an interpreter's path, with its NUL (PATH_MAX).
+const PATH_MAX: u64 = 4096;
 /// The most program headers, as on Linux: one page of them.
 const MAX_HEADERS: u16 = (PAGE_SIZE / 56) as u16;
 
@@ -55,6 +57,8 @@ pub struct Elf {
     pub header_size: u16,
     /// Its PT_LOAD segments, in ascending order; at least one.
     pub loads: Vec<Segment>,
+    /// The path of its interpreter, the dynamic linker, without the NUL at its end.
+    pub interpreter: Option<Vec<u8>>,
     /// Its GNU build id; empty if it has none.
     pub build_id: Vec<u8>,
 }
@@ -95,10 +99,6 @@ impl Elf {
         }
         let table = file.get(header.e_phoff, size * usize::from(header.e_phnum))?;
         let segments = SegmentTable::new(LittleEndian, class, &table);
-        // Dynamic programs need a loader that the kernel does not start yet.
-        if segments.iter().any(|segment| segment.p_type == PT_INTERP) {
-            return Err(Errno::ENOEXEC);
-        }
         let mut loads = Vec::new();
         let mut end = 0;
         for segment in segments.iter().filter(|segment| segment.p_type == PT_LOAD) {
@@ -117,6 +117,7 @@ impl Elf {
             headers_addr: headers_addr(&header, &segments, &loads),
             headers: header.e_phnum,
             header_size: header.e_phentsize,
+            interpreter: interpreter(file, &segments)?,
             build_id: build_id(file, &segments)?,
             loads,
         })
@@ -177,6 +178,24 @@ fn headers_addr(
         .iter()
         .find(holds)
         .map(|segment| segment.addr + (offset - segment.offset))
+}
+
+/// The path in the first PT_INTERP, checked as Linux does (fs/binfmt_elf.c, `load_elf_binary`).
+fn interpreter(file: &impl Contents, segments: &Segments<'_>) -> Result<Option<Vec<u8>>, Errno> {
+    let Some(segment) = segments.iter().find(|segment| segment.p_type == PT_INTERP) else {
+        return Ok(None);
+    };
+    if !(2..=PATH_MAX).contains(&segment.p_filesz) {
+        return Err(Errno::ENOEXEC);
+    }
+    let mut path = file.get(segment.p_offset, segment.p_filesz as usize)?;
+    if path.pop() != Some(0) {
+        return Err(Errno::ENOEXEC);
+    }
+    // What is behind an earlier NUL is not part of it.
+    let end = path.iter().position(|&byte| byte == 0);
+    path.truncate(end.unwrap_or(path.len()));
+    Ok(Some(path))
 }
 
 fn build_id(file: &impl Contents, segments: &Segments<'_>) -> Result<Vec<u8>, Errno> {

@@ -6,6 +6,7 @@ use crate::arch::{
     self,
     trap::{Abort, TrapFrame},
 };
+use crate::fs::console;
 use crate::{syscall, trace};
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{SIGBUS, SIGILL, SIGKILL, SIGTRAP};
@@ -85,9 +86,15 @@ pub fn kernel_abort(abort: Abort) -> bool {
 pub fn tick() {
     timer::expire();
     if arch::cpu::id() == 0 {
+        console::receive();
         trace::tick();
     }
     scheduler::cpu().reschedule.set(true);
+}
+
+/// The UART's interrupt.
+pub fn input() {
+    console::receive();
 }
 
 /// Before an interrupt returns to EL0.

@@ -1,7 +1,8 @@
 //! Running another program in a process.
 
-use super::elf::Elf;
-use super::image::{Arguments, Image, Strings};
+use super::elf::{self, Elf};
+use super::image::{Arguments, Image, Loadable, Strings};
+use super::script::{HEAD, Script};
 use super::space::Space;
 use super::thread::{self, current};
 use super::{exit, options, scheduler, signal};
@@ -11,39 +12,64 @@ use crate::fs::label;
 use crate::fs::node::Content;
 use crate::fs::regular::Regular;
 use crate::fs::running::Program;
-use crate::fs::tree::{self, Entry};
+use crate::fs::tree::{self, Entry, Start};
 use crate::syscall::errno::Errno;
 use crate::trace;
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::ptr;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::X_OK;
 use wire::event::Event;
 
-/// `execve`: replaces the program of the current process. On an error everything is as it was.
+/// How often one script may be run by another one (fs/exec.c, `exec_binprm`).
+const MAX_SCRIPTS: usize = 5;
+
+/// A file that may be executed.
+struct Executable {
+    entry: Arc<Entry>,
+    /// Nobody writes it meanwhile.
+    running: Program,
+}
+
+/// `execve`: replaces the program of the current process by `program`, which `arguments.path` leads to
+/// from `start`. On an error everything is as it was.
 pub fn exec(
     frame: &mut TrapFrame,
+    from: &Start,
     program: Arc<Entry>,
-    arguments: &Arguments,
+    mut arguments: Arguments,
 ) -> Result<(), Errno> {
     let start = arch::time::cycles();
-    let node = &program.node;
-    let Content::Regular(file) = &node.content else {
-        return Err(Errno::EACCES);
+    let program = interpreted(from, Executable::new(program)?, &mut arguments)?;
+    let elf = program.file()?.program()?;
+    let interpreter = match &elf.interpreter {
+        Some(path) => Some(dynamic_linker(from, path)?),
+        None => None,
     };
-    access::check(node, &Caller::current(), X_OK)?;
-    let running = Program::new(program.clone())?;
-    let elf = file.program()?;
-    let name = short_name(&program.name()?);
-    label::announce(&program)?;
+    label::announce(&program.entry)?;
+    let interpreter = match &interpreter {
+        Some((linker, elf)) => {
+            label::announce(&linker.entry)?;
+            let file = linker.file()?;
+            Some(Loadable { file, elf })
+        }
+        None => None,
+    };
+    let loadable = Loadable {
+        file: program.file()?,
+        elf: &elf,
+    };
+    let name = short_name(arguments.name());
     let space = Space::new()?;
-    let (sp, entry, old) = match load(&space, file, &elf, arguments) {
+    let (sp, entry, old) = match load(&space, loadable, interpreter, &arguments) {
         Ok(loaded) => loaded,
         Err(error) => {
             Space::release(space);
             return Err(error);
         }
     };
+    let node = program.entry.node.clone();
+    let running = program.running;
     let thread = current();
     let process = &thread.process;
     let last = Arc::strong_count(&old) == 1;
@@ -92,25 +118,84 @@ pub fn exec(
     Ok(())
 }
 
+impl Executable {
+    fn new(entry: Arc<Entry>) -> Result<Executable, Errno> {
+        if !matches!(entry.node.content, Content::Regular(_)) {
+            return Err(Errno::EACCES);
+        }
+        access::check(&entry.node, &Caller::current(), X_OK)?;
+        let running = Program::new(entry.clone())?;
+        Ok(Executable { entry, running })
+    }
+
+    fn file(&self) -> Result<&Regular, Errno> {
+        match &self.entry.node.content {
+            Content::Regular(file) => Ok(file),
+            _ => Err(Errno::EACCES),
+        }
+    }
+}
+
+/// The program, or of a script its interpreter, with the arguments that the script's first line gives it.
+fn interpreted(
+    from: &Start,
+    mut program: Executable,
+    arguments: &mut Arguments,
+) -> Result<Executable, Errno> {
+    let mut called: Option<Vec<u8>> = None;
+    for _ in 0..=MAX_SCRIPTS {
+        let cache = program.file()?.cache();
+        let head =
+            elf::Contents::get(&**cache, 0, HEAD.min(elf::Contents::len(&**cache) as usize))?;
+        let Some(script) = Script::parse(&head) else {
+            return Ok(program);
+        };
+        arguments.run_by(&script, called.as_deref())?;
+        let mut path = Vec::new();
+        path.try_reserve_exact(script.interpreter.len())
+            .map_err(|_| Errno::ENOMEM)?;
+        path.extend_from_slice(script.interpreter);
+        program = Executable::new(tree::lookup(from, &path, true)?)?;
+        called = Some(path);
+    }
+    Err(Errno::ELOOP)
+}
+
+/// The dynamic linker of a program, with Linux's errors for one that is none.
+fn dynamic_linker(from: &Start, path: &[u8]) -> Result<(Executable, Arc<Elf>), Errno> {
+    /// Bytes of an ELF header.
+    const HEADER: u64 = 64;
+    let linker = Executable::new(tree::lookup(from, path, true)?)?;
+    let file = linker.file()?;
+    if elf::Contents::len(&**file.cache()) < HEADER {
+        return Err(Errno::EIO);
+    }
+    let elf = file.program().map_err(|error| match error {
+        Errno::ENOEXEC => Errno::ELIBBAD,
+        error => error,
+    })?;
+    Ok((linker, elf))
+}
+
 /// Loads the program into `space` and makes it the current thread's. Returns the stack pointer, the
 /// entry point, and the address space that was left.
 fn load(
     space: &Arc<Space>,
-    file: &Regular,
-    elf: &Elf,
+    program: Loadable<'_>,
+    interpreter: Option<Loadable<'_>>,
     arguments: &Arguments,
 ) -> Result<(u64, u64, Arc<Space>), Errno> {
-    let image = Image::map(space, file, elf, arguments.stack_len())?;
+    let image = Image::map(space, program, interpreter, arguments.stack_len())?;
     let thread = current();
     // The new address space is filled as its program would do it: through its own mappings.
     let old = thread.replace_space(Some(space.clone()));
     thread.loading.store(true, Ordering::Relaxed);
-    let filled = image.fill(elf, arguments);
+    let filled = image.fill(program.elf, arguments);
     thread.loading.store(false, Ordering::Relaxed);
     match (filled, old) {
         (Ok(sp), Some(old)) => {
             thread.process.state.lock().strings = image.strings(arguments);
-            Ok((sp, image.entry(), old))
+            Ok((sp, image.start(), old))
         }
         (filled, old) => {
             drop(thread.replace_space(old));
@@ -155,6 +240,7 @@ fn run_init(frame: &mut TrapFrame) -> Result<(), Errno> {
     for word in &options.environment {
         arguments.environment.push(word.as_bytes())?;
     }
-    let program = tree::lookup(&super::from_root(), options.init.as_bytes(), true)?;
-    exec(frame, program, &arguments)
+    let start = super::from_root();
+    let program = tree::lookup(&start, options.init.as_bytes(), true)?;
+    exec(frame, &start, program, arguments)
 }

@@ -2,11 +2,13 @@
 
 use super::elf::{Elf, Segment};
 use super::random;
+use super::script::Script;
 use super::space::Space;
 use crate::arch::{self, uaccess};
 use crate::fs::regular::Regular;
 use crate::syscall::errno::Errno;
 use alloc::vec::Vec;
+use core::mem;
 use linux_raw_sys::auxvec::{
     AT_BASE, AT_CLKTCK, AT_EGID, AT_ENTRY, AT_EUID, AT_EXECFN, AT_FLAGS, AT_GID, AT_HWCAP,
     AT_HWCAP2, AT_NULL, AT_PAGESZ, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PLATFORM, AT_RANDOM, AT_SECURE,
@@ -51,6 +53,22 @@ impl Strings {
         self.bytes.extend_from_slice(string);
         self.bytes.push(0);
         self.count += 1;
+        self.check()
+    }
+
+    /// Puts these in the place of the first one, if there is one.
+    pub fn replace_first(&mut self, strings: &[&[u8]]) -> Result<(), Errno> {
+        let old = mem::take(self);
+        for string in strings {
+            self.push(string)?;
+        }
+        let rest = old.bytes.iter().position(|&byte| byte == 0);
+        let rest = rest.map_or(&[][..], |end| &old.bytes[end + 1..]);
+        self.bytes
+            .try_reserve(rest.len())
+            .map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(rest);
+        self.count += old.count.saturating_sub(1);
         self.check()
     }
 
@@ -108,32 +126,87 @@ pub struct Arguments {
     pub environment: Strings,
 }
 
+/// A file that holds a program.
+#[derive(Clone, Copy)]
+pub struct Loadable<'a> {
+    /// The file.
+    pub file: &'a Regular,
+    /// What it holds.
+    pub elf: &'a Elf,
+}
+
 /// A program's mappings, made; what is left is to fill them.
 pub struct Image {
+    /// Where execution starts: in the program, or in its interpreter.
+    start: u64,
     entry: u64,
     bias: u64,
+    /// Where the interpreter is; 0 if there is none.
+    interpreter: u64,
     stack_top: u64,
     /// Ranges to clear: from the end of a segment's file bytes to the end of their page.
     tails: Vec<(u64, u64)>,
 }
 
 impl Image {
-    /// Makes the mappings of a program in an empty address space.
-    pub fn map(space: &Space, file: &Regular, elf: &Elf, stack: u64) -> Result<Image, Errno> {
+    /// Makes the mappings of a program, and of its interpreter if it has one, in an empty address
+    /// space, with `stack` bytes more than usual of stack.
+    pub fn map(
+        space: &Space,
+        program: Loadable<'_>,
+        interpreter: Option<Loadable<'_>>,
+        stack: u64,
+    ) -> Result<Image, Errno> {
+        let elf = program.elf;
         let first = elf.loads.first().map_or(0, |segment| segment.addr);
         let bias = if elf.relocatable {
             RELOCATABLE_BASE.wrapping_sub(first & !0xffff)
         } else {
             0
         };
+        let entry = elf.entry.wrapping_add(bias);
         let mut image = Image {
-            entry: elf.entry.wrapping_add(bias),
+            start: entry,
+            entry,
             bias,
+            interpreter: 0,
             stack_top: stack_top(elf, bias),
             tails: Vec::new(),
         };
-        let mut heap = 0;
-        for segment in &elf.loads {
+        let heap = image.segments(space, program, bias, Region::Program)?;
+        space.map(Mapping {
+            start: image.stack_top - stack.next_multiple_of(PAGE_SIZE),
+            end: image.stack_top,
+            prot: Prot::READ.union(Prot::WRITE),
+            shared: false,
+            backing: Backing::Anonymous,
+            region: Region::Stack,
+            charged: false,
+        })?;
+        {
+            let mut inner = space.lock();
+            inner.heap = (heap, heap);
+            inner.map.set_stack_limit(STACK_LIMIT);
+        }
+        if let Some(interpreter) = interpreter {
+            let bias = free_bias(space, interpreter.elf)?;
+            image.segments(space, interpreter, bias, Region::Mmap)?;
+            image.start = interpreter.elf.entry.wrapping_add(bias);
+            image.interpreter = bias;
+        }
+        Ok(image)
+    }
+
+    /// Maps the segments of a file; returns the end of the last one.
+    fn segments(
+        &mut self,
+        space: &Space,
+        program: Loadable<'_>,
+        bias: u64,
+        region: Region,
+    ) -> Result<u64, Errno> {
+        let mut last = 0;
+        for segment in &program.elf.loads {
             let addr = segment.addr.wrapping_add(bias);
             let start = addr & !(PAGE_SIZE - 1);
             let end = (addr + segment.len).next_multiple_of(PAGE_SIZE);
@@ -145,7 +218,7 @@ impl Image {
             } else {
                 start
             };
-            if end > STACK_TOP_HIGH - STACK_LIMIT || end <= start {
+            if end > STACK_TOP_HIGH - STACK_LIMIT && region == Region::Program || end <= start {
                 return Err(Errno::ENOMEM);
             }
             let part = |start, end, backing| {
@@ -155,7 +228,7 @@ impl Image {
                     prot: segment.prot,
                     shared: false,
                     backing,
-                    region: Region::Program,
+                    region,
                     charged: false,
                 };
                 if start < end {
@@ -169,7 +242,7 @@ impl Image {
                 start,
                 middle,
                 Backing::File {
-                    cache: file.cache().clone(),
+                    cache: program.file.cache().clone(),
                     offset,
                 },
             )?;
@@ -177,29 +250,17 @@ impl Image {
             let tail = (addr + segment.file_len).min(middle);
             if segment.len > segment.file_len && tail < middle && segment.prot.contains(Prot::WRITE)
             {
-                image.tails.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-                image.tails.push((tail, middle));
+                self.tails.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                self.tails.push((tail, middle));
             }
-            heap = heap.max(end);
+            last = last.max(end);
         }
-        space.map(Mapping {
-            start: image.stack_top - stack.next_multiple_of(PAGE_SIZE),
-            end: image.stack_top,
-            prot: Prot::READ.union(Prot::WRITE),
-            shared: false,
-            backing: Backing::Anonymous,
-            region: Region::Stack,
-            charged: false,
-        })?;
-        let mut inner = space.lock();
-        inner.heap = (heap, heap);
-        inner.map.set_stack_limit(STACK_LIMIT);
-        Ok(image)
+        Ok(last)
     }
 
     /// Where execution starts.
-    pub fn entry(&self) -> u64 {
-        self.entry
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Fills the mappings, through the user's addresses: the address space is the active one.
@@ -240,7 +301,7 @@ impl Image {
             (AT_PHENT, elf.header_size.into()),
             (AT_PHNUM, elf.headers.into()),
             (AT_PAGESZ, PAGE_SIZE),
-            (AT_BASE, 0),
+            (AT_BASE, self.interpreter),
             (AT_FLAGS, 0),
             (AT_ENTRY, self.entry),
             (AT_UID, 0),
@@ -299,6 +360,25 @@ impl Image {
     }
 }
 
+/// What to add to the addresses of an interpreter, so that it lies where nothing else is.
+fn free_bias(space: &Space, elf: &Elf) -> Result<u64, Errno> {
+    let (Some(first), Some(last)) = (elf.loads.first(), elf.loads.last()) else {
+        return Err(Errno::ELIBBAD);
+    };
+    let start = first.addr & !(PAGE_SIZE - 1);
+    let len = (last.addr + last.len).next_multiple_of(PAGE_SIZE) - start;
+    let inner = space.lock();
+    if elf.relocatable {
+        let free = inner.map.find_free(len, 0).ok_or(Errno::ENOMEM)?;
+        Ok(free.wrapping_sub(start))
+    } else if inner.overlaps(start, start + len) {
+        // Linux kills the process then, as it has no program any more to return an error to.
+        Err(Errno::ENOMEM)
+    } else {
+        Ok(0)
+    }
+}
+
 /// Where the stack of a program goes: low if half a GiB is left below it.
 fn stack_top(elf: &Elf, bias: u64) -> u64 {
     let end = |segment: &Segment| segment.addr.wrapping_add(bias).checked_add(segment.len);
@@ -311,6 +391,40 @@ fn stack_top(elf: &Elf, bias: u64) -> u64 {
 }
 
 impl Arguments {
+    /// As on Linux since 5.18, an empty argument list gets an empty first argument.
+    pub fn complete(&mut self) -> Result<(), Errno> {
+        if self.arguments.count == 0 {
+            self.arguments.push(b"")?;
+        }
+        Ok(())
+    }
+
+    /// The path, without its NUL.
+    pub fn path(&self) -> &[u8] {
+        self.path.bytes.strip_suffix(b"\0").unwrap_or_default()
+    }
+
+    /// The last part of the path: what the process is called.
+    pub fn name(&self) -> &[u8] {
+        self.path()
+            .rsplit(|&byte| byte == b'/')
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// Puts the interpreter of a script, and its argument, before the script's path, which takes
+    /// the place of the first argument. The path is `script`, or the one that the program was called by.
+    pub fn run_by(&mut self, line: &Script<'_>, script: Option<&[u8]>) -> Result<(), Errno> {
+        let Arguments {
+            path, arguments, ..
+        } = self;
+        let script = script.unwrap_or(path.bytes.strip_suffix(b"\0").unwrap_or_default());
+        match line.argument {
+            Some(argument) => arguments.replace_first(&[line.interpreter, argument, script]),
+            None => arguments.replace_first(&[line.interpreter, script]),
+        }
+    }
+
     /// E2BIG if arguments and environment together are too long.
     pub fn check(&self) -> Result<(), Errno> {
         if self.stack_len() > STRINGS_MAX as u64 {

@@ -10,6 +10,7 @@ pub mod image;
 pub mod options;
 pub mod random;
 pub mod scheduler;
+pub mod script;
 pub mod signal;
 pub mod space;
 pub mod table;
@@ -143,8 +144,8 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     let mut files = FileTable::default();
     let start = from_root();
     let console = tree::lookup(&start, b"/dev/console", true)?;
-    for (fd, stream) in [1, 1, 2].into_iter().enumerate() {
-        let file = fs::File::new(Object::Tty(stream), console.clone(), O_RDWR)?;
+    for fd in 0..3 {
+        let file = fs::File::new(Object::Tty(fd as u8), console.clone(), O_RDWR)?;
         files.replace(
             fd,
             Descriptor {

@@ -37,6 +37,11 @@ pub struct Options {
     pub seed: Option<u64>,
     /// `console=uart1`: console text goes to the second UART.
     pub second_console: bool,
+    /// `input`: somebody sends what programs read from the console.
+    pub input: bool,
+    /// `terminal=`: which of the first process's descriptors are terminals, such as `012`, which is the
+    /// default; the others look like pipes.
+    pub terminals: [bool; 3],
     /// `stacks=off` clears it: user call stacks in fault events.
     pub stacks: bool,
     /// Words that mean nothing to the kernel.
@@ -85,6 +90,8 @@ fn parse(line: &str) -> Options {
         fork: ForkMode::SharedTables,
         seed: None,
         second_console: false,
+        input: false,
+        terminals: [true; 3],
         stacks: true,
         unknown: Vec::new(),
     };
@@ -103,6 +110,11 @@ fn parse(line: &str) -> Options {
             "fork" => set(&mut options.fork, fork_mode(value)),
             "seed" => set(&mut options.seed, number(value).map(Some)),
             "console" => set(&mut options.second_console, Some(value == "uart1")),
+            "input" => set(&mut options.input, Some(true)),
+            "terminal" => set(
+                &mut options.terminals,
+                Some(['0', '1', '2'].map(|fd| value.contains(fd))),
+            ),
             "stacks" => set(&mut options.stacks, Some(value != "off")),
             "user" => {
                 options.environment.push(value.into());

@@ -19,6 +19,7 @@ use crate::arch::{
     secondary,
 };
 use crate::driver::interrupt::{self, Call};
+use crate::fs::console;
 use crate::trace;
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
@@ -437,7 +438,7 @@ pub fn idle() -> ! {
         }
         let woken = || ASLEEP.load(Ordering::Relaxed) & me == 0;
         trace::idle(cpu.timer.get(), woken);
-        if !woken() {
+        if !woken() && !console::idle() {
             arch::cpu::wait_for_interrupt();
         }
     }
@@ -516,6 +517,11 @@ impl WaitQueue {
             queue(&mut guard).remove(&waiter);
         }
         guard
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_null()
     }
 
     fn push(&mut self, waiter: *const Waiter) {

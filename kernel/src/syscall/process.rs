@@ -44,7 +44,6 @@ pub fn execve(frame: &mut TrapFrame, path: u64, argv: u64, envp: u64) -> Result 
         }
     };
     let program = tree::lookup(&start, &path, true)?;
-    drop(start);
     let mut arguments = Arguments {
         path: Strings::default(),
         arguments: Strings::default(),
@@ -53,8 +52,9 @@ pub fn execve(frame: &mut TrapFrame, path: u64, argv: u64, envp: u64) -> Result 
     arguments.path.push(&path)?;
     arguments.arguments.push_user(argv)?;
     arguments.environment.push_user(envp)?;
+    arguments.complete()?;
     arguments.check()?;
-    exec::exec(frame, program, &arguments)?;
+    exec::exec(frame, &start, program, arguments)?;
     Ok(0)
 }
 

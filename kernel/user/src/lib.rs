@@ -40,6 +40,7 @@ macro_rules! distinct {
 }
 
 mod args;
+pub mod arguments;
 mod errno;
 pub mod file;
 pub mod memory;

@@ -23,6 +23,8 @@ pub struct SearchPath {
     pub files: Vec<PathBuf>,
     /// Directories whose files are tried (not those below).
     pub directories: Vec<PathBuf>,
+    /// Root file systems of guests: a file is where it was in the guest.
+    pub roots: Vec<PathBuf>,
 }
 
 /// One source-level frame of an instruction: the innermost first if code was inlined there.
@@ -186,7 +188,8 @@ impl Symbols {
         } else {
             index.by_build_id.get(&file.build_id)
         };
-        let Some(found) = found.cloned() else {
+        let in_root = || self.path.roots.iter().find_map(|root| in_root(root, file));
+        let Some(found) = found.cloned().or_else(in_root) else {
             let id = super::stream::hex(&file.build_id);
             self.problems.push(if file.build_id.is_empty() {
                 format!(
@@ -236,6 +239,15 @@ impl Index {
         }
         index
     }
+}
+
+/// The file of a guest in its root file system, if that is the same one.
+fn in_root(root: &Path, file: &machine::File) -> Option<PathBuf> {
+    // From a trace, and so from anywhere: nothing above the root is looked at.
+    let path = Path::new(file.path.trim_start_matches('/'));
+    let plain = |part| matches!(part, std::path::Component::Normal(_));
+    let path = path.components().all(plain).then(|| root.join(path))?;
+    (build_id(&path)? == file.build_id).then_some(path)
 }
 
 /// The build id of an ELF file, empty if it has none; `None` if it is no ELF file.

@@ -69,9 +69,13 @@ pub fn is_elf(file: &[u8]) -> bool {
     file.starts_with(&elf::ELFMAG)
 }
 
-/// Checks that a user's file is a program our kernel can load.
-pub fn check_program(elf: &[u8]) -> Result<()> {
-    ensure!(is_elf(elf), "it is no ELF file");
+/// Checks that a user's file is a program our kernel can load. Returns the path of its dynamic
+/// linker, if it wants one.
+pub fn check_program(elf: &[u8]) -> Result<Option<Vec<u8>>> {
+    ensure!(
+        is_elf(elf),
+        "it is no ELF file, and no script that begins with #!"
+    );
     let (header, endian, segments) = parse(elf)?;
     let kind = header.e_type(endian);
     ensure!(
@@ -79,14 +83,21 @@ pub fn check_program(elf: &[u8]) -> Result<()> {
         "it is no program, but an object file or a core dump"
     );
     ensure!(
-        segments.iter().all(|s| s.p_type(endian) != elf::PT_INTERP),
-        "it needs a dynamic linker: link it with -static"
-    );
-    ensure!(
         segments.iter().any(|s| s.p_type(endian) == elf::PT_LOAD),
         "it has nothing to load"
     );
-    Ok(())
+    let Some(interpreter) = segments.iter().find(|s| s.p_type(endian) == elf::PT_INTERP) else {
+        return Ok(None);
+    };
+    let Ok(path) = interpreter.data(endian, elf) else {
+        bail!("it is cut off")
+    };
+    Ok(Some(
+        path.split(|&byte| byte == 0)
+            .next()
+            .unwrap_or_default()
+            .to_vec(),
+    ))
 }
 
 /// A program without its sections: only what is loaded, and the headers that say so. Debug
@@ -217,8 +228,10 @@ pub(crate) mod tests {
         let load = (elf::PT_LOAD, 0x40_0000, b"code".as_slice(), 4);
         assert!(check_program(&elf(elf::EM_AARCH64, &[load])).is_ok());
         assert!(why(&elf(elf::EM_X86_64, &[load])).contains("AArch64"));
-        let interpreter = (elf::PT_INTERP, 0, b"/lib/ld.so".as_slice(), 10);
-        assert!(why(&elf(elf::EM_AARCH64, &[load, interpreter])).contains("-static"));
+        let interpreter = (elf::PT_INTERP, 0, b"/lib/ld.so\0".as_slice(), 11);
+        let dynamic = elf(elf::EM_AARCH64, &[load, interpreter]);
+        let linker = check_program(&dynamic).unwrap();
+        assert_eq!(linker.as_deref(), Some(&b"/lib/ld.so"[..]));
         assert!(why(b"#!/bin/sh\n").contains("no ELF"));
     }
 

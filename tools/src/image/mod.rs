@@ -2,7 +2,9 @@
 
 mod cargo;
 mod flat;
+mod guest;
 mod initramfs;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,8 +19,8 @@ use crate::paths;
 use crate::progress::Progress;
 use crate::setup::{Toolchain, rust};
 
-pub use flat::check_program;
-pub use initramfs::Initramfs;
+pub use guest::{Guest, GuestFile, Wanted};
+pub use initramfs::{Entry, Initramfs};
 
 /// The ELF files of kernel and programs, with all their debug information.
 #[derive(Clone, Debug)]
@@ -120,11 +122,15 @@ pub fn root(programs: &BTreeMap<String, PathBuf>) -> Result<Initramfs> {
         root.directory(directory)?;
     }
     for (name, file) in programs {
-        let why = || format!("{} cannot be packed", file.display());
-        let program = flat::without_sections(&read(file)?).with_context(why)?;
-        root.file(&guest_path(name), program)?;
+        root.file(&guest_path(name), packed(file)?)?;
     }
     Ok(root)
+}
+
+/// A program of ours as it goes into the guest.
+fn packed(file: &Path) -> Result<Vec<u8>> {
+    let why = || format!("{} cannot be packed", file.display());
+    flat::without_sections(&read(file)?).with_context(why)
 }
 
 /// Where a program of ours is in the guest.

@@ -2,10 +2,12 @@
 
 mod board;
 mod bootargs;
+mod input;
 mod process;
 mod qemu;
 
 pub use board::{Board, Hardware, Size};
 pub use bootargs::BootArgs;
+pub use input::{Input, may_read};
 pub use process::{Ended, Ending, Limits, run};
 pub use qemu::Setup;

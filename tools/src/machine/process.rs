@@ -221,6 +221,7 @@ mod tests {
             initrd: "i".into(),
             bootargs: String::new(),
             wire,
+            input: None,
             deterministic: None,
         }
     }

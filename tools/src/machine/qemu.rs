@@ -1,6 +1,7 @@
 //! QEMU's command line.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Board, Hardware};
@@ -20,6 +21,8 @@ pub struct Setup {
     pub bootargs: String,
     /// Where the bytes of the first UART go.
     pub wire: PathBuf,
+    /// Where bytes for the first UART come from: a named pipe.
+    pub input: Option<PathBuf>,
     /// Count instructions instead of time, with this seed.
     pub deterministic: Option<u64>,
 }
@@ -59,9 +62,18 @@ impl Setup {
         command.arg("-append").arg(&self.bootargs);
         // A file is the fastest sink for the first UART: QEMU makes a system call per byte, and a
         // pipe or socket makes it wait for its reader as well.
-        let mut serial = std::ffi::OsString::from("file:");
-        serial.push(&self.wire);
-        command.arg("-serial").arg(serial);
+        let Some(input) = &self.input else {
+            let mut serial = OsString::from("file:");
+            serial.push(&self.wire);
+            command.arg("-serial").arg(serial);
+            return command;
+        };
+        let mut device = OsString::from("file,id=wire,path=");
+        device.push(escaped(&self.wire));
+        device.push(",input-path=");
+        device.push(escaped(input));
+        command.arg("-chardev").arg(device);
+        command.args(["-serial", "chardev:wire"]);
         command
     }
 
@@ -89,6 +101,19 @@ impl Setup {
     }
 }
 
+/// A path in a list of options, in which commas are written twice.
+fn escaped(path: &Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut bytes = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        bytes.push(byte);
+        if byte == b',' {
+            bytes.push(byte);
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +126,7 @@ mod tests {
             initrd: "initramfs.cpio".into(),
             bootargs: "init=/bin/a semihosting".into(),
             wire: "a, b.cow".into(),
+            input: None,
             deterministic,
         };
         setup
@@ -129,6 +155,24 @@ mod tests {
         assert_eq!(after(&words, "-append"), Some("init=/bin/a semihosting"));
         assert_eq!(after(&words, "-serial"), Some("file:a, b.cow"));
         assert_eq!(after(&words, "-icount"), None);
+    }
+
+    #[test]
+    fn input_comes_by_the_same_uart() {
+        let setup = Setup {
+            qemu: "qemu".into(),
+            hardware: Hardware::of(Board::Virt),
+            kernel: "kernel8.img".into(),
+            initrd: "initramfs.cpio".into(),
+            bootargs: String::new(),
+            wire: "a, b.cow".into(),
+            input: Some("c".into()),
+            deterministic: None,
+        };
+        let command = setup.command();
+        let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        let expected = ["-chardev", "file,id=wire,path=a,, b.cow,input-path=c"];
+        assert!(words.windows(2).any(|pair| pair == expected), "{words:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -99,16 +99,13 @@ pub fn run(args: &RecordArgs) -> Result<ExitCode> {
     if args.no_report {
         return Ok(Exit::Ok.into());
     }
-    report(output.path(), &[], false).map(ExitCode::from)
+    let mut out = anstream::AutoStream::auto(std::io::stdout().lock());
+    let code = report(output.path(), &SymbolArgs::default(), false, &mut out);
+    report::finish(code).map(ExitCode::from)
 }
 
-/// Reports on a trace that was just recorded. Programs' ELF files are looked for in `elves` and
-/// among those that were built here.
-pub fn report(trace: &Path, elves: &[PathBuf], story: bool) -> Result<u8> {
-    let symbols = SymbolArgs {
-        elf: elves.to_vec(),
-        elf_dir: Vec::new(),
-    };
+/// Reports on a trace that was just recorded. Programs' ELF files are looked for as `symbols` says.
+pub fn report(trace: &Path, symbols: &SymbolArgs, story: bool, out: &mut dyn Write) -> Result<u8> {
     let options = report::Options {
         format: ReportFormat::Text,
         story,
@@ -117,5 +114,5 @@ pub fn report(trace: &Path, elves: &[PathBuf], story: bool) -> Result<u8> {
         symbols: symbols.search_path(),
     };
     let mut file = File::open(trace).with_context(|| format!("cannot read {}", trace.display()))?;
-    report::run(&mut file, &options)
+    report::run_to(&mut file, &options, out)
 }

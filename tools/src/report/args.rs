@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use wire::event::Outcome;
 
 use crate::analysis::symbols::SearchPath;
+use crate::setup::debian;
 
 /// Output of reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -39,8 +40,8 @@ pub struct SymbolArgs {
     #[arg(long = "elf", value_name = "FILE")]
     pub elf: Vec<PathBuf>,
 
-    /// A directory of such files, found by build id (may be repeated); what this tool has built
-    /// here is always searched
+    /// A directory of such files, found by build id (may be repeated), or the root file system of a
+    /// guest; what this tool has built or unpacked here is always searched
     #[arg(
         long = "elf-dir",
         value_name = "DIR",
@@ -58,6 +59,12 @@ impl SymbolArgs {
         SearchPath {
             files: self.elf.clone(),
             directories,
+            roots: self
+                .elf_dir
+                .iter()
+                .cloned()
+                .chain(debian::roots())
+                .collect(),
         }
     }
 }

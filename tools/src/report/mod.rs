@@ -42,16 +42,7 @@ pub struct Options {
     pub symbols: SearchPath,
 }
 
-/// Reads a trace to its end and reports on it; the exit code.
-///
-/// # Errors
-/// When reading or writing fails, or the input is no trace (see [`exit::status`]).
-pub fn run(input: &mut dyn Read, options: &Options) -> anyhow::Result<u8> {
-    let mut out = anstream::AutoStream::auto(io::stdout().lock());
-    finish(run_to(input, options, &mut out))
-}
-
-/// [`run`], to any output. Styles are ANSI escapes: strip them where they are not wanted.
+/// Reads a trace and writes the report. Styles are ANSI escapes: strip them where they are not wanted.
 ///
 /// # Errors
 /// When reading or writing fails, or the input is [`Incompatible`].
@@ -93,7 +84,11 @@ fn code(state: &State, strict: bool, checked: bool) -> u8 {
 }
 
 /// Gives an input that is no trace the exit code of its own.
-fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
+/// Says of a trace of another version that it is the input that is wrong.
+///
+/// # Errors
+/// The one that was given.
+pub fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
     result.map_err(|error| {
         let incompatible = error.chain().any(|cause| {
             let io = cause.downcast_ref::<io::Error>();

@@ -1,6 +1,8 @@
 //! What a machine must have: found, or installed. Says what it installs, and asks nothing.
 
 pub mod apt;
+mod complete;
+pub mod debian;
 pub mod packages;
 pub mod qemu;
 pub mod rust;

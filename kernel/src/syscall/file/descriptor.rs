@@ -325,7 +325,7 @@ pub fn ioctl(fd: u64, request: u32, argument: u64) -> Result {
             Ok(0)
         }
         _ => match &file.object {
-            Object::Tty(_) => tty::ioctl(request, argument),
+            Object::Tty(fd) => tty::ioctl(*fd, request, argument),
             Object::Pipe(end) if request == FIONREAD => {
                 uaccess::write_u32(argument, end.waiting() as u32)?;
                 Ok(0)

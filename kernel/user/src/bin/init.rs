@@ -1,9 +1,13 @@
 //! Process 1: runs a program, reaps everything, and exits as the program did.
 //!
-//! `init PROGRAM ARGUMENTS...` looks for PROGRAM under `/bin` and `/`, unless it is a path. The
-//! exit code is the program's, or 128 + n if signal n killed it, or 127 if it could not be started;
-//! init ends when the last process has ended. Without arguments it runs `story child`, then `story
-//! parent`.
+//! `init PROGRAM ARGUMENTS...` looks for PROGRAM in the directories of `PATH` (without one, under
+//! `/bin` and `/`), unless it is a path. The exit code is the program's, or 128 + n if signal n killed
+//! it, or as with a shell 127 if there is no such program and 126 if it cannot be executed; init ends
+//! when the last process has ended. Without arguments it runs `story child`, then `story parent`.
+//!
+//! `init @FILE` takes all of it from a file: the environment, an empty string, the program and its
+//! arguments, each with a NUL at its end. Boot arguments are short, and have no way to write
+//! everything that an argument may be.
 //!
 //! It starts programs by vfork and exec, so that its own pages are never shared: a trace begins
 //! with the program's story, not with init's.
@@ -11,15 +15,22 @@
 #![no_main]
 
 use core::ffi::{CStr, c_char};
+use user::arguments::{File, Vectors};
 use user::process::{self, Pid, Status};
-use user::text::Text;
 use user::{Args, Errno, OrFail, Result, Strings, eprintln};
 
-user::program!(main, "usage: init [PROGRAM [ARGUMENTS...]]");
+user::program!(main, "usage: init [PROGRAM [ARGUMENTS...] | @FILE]");
+
+/// Where programs are when nobody says.
+const PATH: &str = "/bin:/";
 
 fn main(args: Args) -> i32 {
     let program = args.argv.tail();
-    let code = match program.first() {
+    let code = match program.first().map(CStr::to_bytes) {
+        Some([b'@', name @ ..]) if !name.is_empty() => {
+            let (argv, envp) = read(program, args.envp);
+            run(argv, envp)
+        }
         Some(_) => run(program, args.envp),
         None => match run_story(c"child", args.envp) {
             0 => run_story(c"parent", args.envp),
@@ -28,6 +39,27 @@ fn main(args: Args) -> i32 {
     };
     reap_all();
     code
+}
+
+/// Reads `@FILE`, the first of `words`: the program with its arguments, and its environment, which
+/// `more` goes to the end of.
+fn read(words: Strings, more: Strings) -> (Strings, Strings) {
+    let name = words.first().unwrap_or(c"@");
+    // Behind the "@".
+    let path = CStr::from_bytes_with_nul(&name.to_bytes_with_nul()[1..]).unwrap_or(c"");
+    let mut strings = File::read(path);
+    let mut vectors = Vectors::new();
+    for variable in strings.by_ref().take_while(|string| !string.is_empty()) {
+        vectors.push(variable);
+    }
+    for variable in more {
+        vectors.push(variable);
+    }
+    let envp = vectors.finish();
+    for word in strings {
+        vectors.push(word);
+    }
+    (vectors.finish(), envp)
 }
 
 fn run_story(first: &'static CStr, envp: Strings) -> i32 {
@@ -43,25 +75,44 @@ fn run(argv: Strings, envp: Strings) -> i32 {
         Ok(pid) => wait_for(pid).code(),
         Err(errno) => {
             eprintln!("init: cannot run {name:?}: {errno}");
-            127
+            if errno == Errno::ENOENT { 127 } else { 126 }
         }
     }
 }
 
+/// As execvp(3) does it.
 fn find_and_spawn(name: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
     if name.to_bytes().contains(&b'/') {
         return process::spawn(name, argv, envp);
     }
-    let text = name.to_str().map_err(|_| Errno::ENOENT)?;
+    let mut variables = envp.filter_map(|variable| variable.to_bytes().strip_prefix(b"PATH="));
+    let path = variables.next().unwrap_or(PATH.as_bytes());
     let mut result = Err(Errno::ENOENT);
-    for directory in ["/bin/", "/"] {
-        let path = Text::new(format_args!("{directory}{text}"));
-        result = process::spawn(path.as_c_str(), argv, envp);
-        if result != Err(Errno::ENOENT) {
-            break;
+    for directory in path.split(|&byte| byte == b':') {
+        let mut buffer = [0; 4096];
+        let Some(file) = join(&mut buffer, directory, name.to_bytes()) else {
+            continue;
+        };
+        match process::spawn(file, argv, envp) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            // Perhaps a later one may be executed.
+            Err(Errno::EACCES) => result = Err(Errno::EACCES),
+            other => return other,
         }
     }
     result
+}
+
+/// `directory/name`, if it fits.
+fn join<'b>(buffer: &'b mut [u8], directory: &[u8], name: &[u8]) -> Option<&'b CStr> {
+    let len = directory.len() + 1 + name.len();
+    // One more for the NUL.
+    let room = buffer.get_mut(..len + 1)?;
+    room[..directory.len()].copy_from_slice(directory);
+    room[directory.len()] = b'/';
+    room[directory.len() + 1..len].copy_from_slice(name);
+    room[len] = 0;
+    CStr::from_bytes_with_nul(room).ok()
 }
 
 /// Reaps whatever ends, orphans too, until `program` has ended.

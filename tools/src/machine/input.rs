@@ -1,0 +1,132 @@
+//! The console's input: our standard input, sent down the wire's other direction.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Telnet's "interpret as command" and "end of file" (RFC 854, RFC 1184); the kernel's
+/// `fs/console.rs` has the other end.
+const COMMAND: u8 = 255;
+const END: u8 = 236;
+
+/// The way into a machine. QEMU takes from it only what the guest's UART has room for, and the
+/// pipe holds little: so that whoever writes waits for the program that reads.
+#[derive(Debug)]
+pub struct Input {
+    path: PathBuf,
+    pipe: File,
+}
+
+impl Input {
+    /// A named pipe in `dir`. Both of its ends are kept open: QEMU's opening it waits for nobody,
+    /// and its end is ours to tell.
+    pub fn new(dir: &Path) -> Result<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = dir.join("input");
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes())
+            .context("a path with a zero in it")?;
+        // SAFETY: a C string that lives longer than the call.
+        if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("cannot make the pipe {}", path.display()));
+        }
+        let pipe = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { path, pipe })
+    }
+
+    /// What QEMU opens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sends all of `source`, and its end, while the machine runs, whose bytes go to `wire`. Whatever
+    /// the program does not read stays in the pipe.
+    pub fn feed(&self, mut source: impl Read + Send + 'static, wire: &Path) -> Result<()> {
+        let mut pipe = self.pipe.try_clone().context("cannot use the pipe")?;
+        let wire = wire.to_owned();
+        thread::Builder::new()
+            .name("input".to_owned())
+            .spawn(move || {
+                wait_for(&wire)?;
+                copy(&mut source, &mut pipe)
+            })
+            .context("cannot start a thread")?;
+        Ok(())
+    }
+}
+
+/// Waits until the machine has said something: before that its UART is not set up, and would lose
+/// what comes. None: it never will, as its file is gone.
+fn wait_for(wire: &Path) -> Option<()> {
+    while wire.metadata().ok()?.len() == 0 {
+        thread::sleep(Duration::from_millis(2));
+    }
+    Some(())
+}
+
+/// Copies to the end. An input that cannot be read ends there, as it would for any program; nobody
+/// misses what a machine that has ended does not take.
+fn copy(source: &mut impl Read, pipe: &mut impl Write) -> Option<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let bytes = match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => &buffer[..count],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let mut sent = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            sent.push(byte);
+            if byte == COMMAND {
+                sent.push(COMMAND);
+            }
+        }
+        pipe.write_all(&sent).ok()?;
+    }
+    pipe.write_all(&[COMMAND, END]).ok()
+}
+
+/// Whether our standard input may be read. In a terminal it is the foreground's alone: another one
+/// that reads is stopped.
+pub fn may_read() -> bool {
+    // SAFETY: neither takes a pointer.
+    unsafe { libc::isatty(0) == 0 || libc::tcgetpgrp(0) == libc::getpgrp() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_their_end() {
+        let mut sent = Vec::new();
+        copy(&mut &b"a\xff\x00b"[..], &mut sent).unwrap();
+        assert_eq!(sent, b"a\xff\xff\x00b\xff\xec");
+        let mut sent = Vec::new();
+        copy(&mut io::empty(), &mut sent).unwrap();
+        assert_eq!(sent, [COMMAND, END]);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_has_opened_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let input = Input::new(dir.path()).unwrap();
+        let wire = dir.path().join("wire");
+        File::create(&wire).unwrap();
+        input.feed(&b"hello"[..], &wire).unwrap();
+        let mut reader = File::open(input.path()).unwrap();
+        std::fs::write(&wire, "first words").unwrap();
+        let mut got = [0; 7];
+        reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello\xff\xec");
+    }
+}
