@@ -311,6 +311,16 @@ impl Machine {
         let table = *table;
         let fork = self.tables.get(table).fork;
         if self.tables.get(table).parents < 2 {
+            // The kernel may have copied it nevertheless, while another CPU did so as well: for a
+            // moment there was one reference more to each frame.
+            if self.overlap.possible() {
+                for leaf in self.tables.get(table).leaves.iter() {
+                    if let Some(frame) = leaf.counted_frame() {
+                        let frame = self.frames.known(frame).unwrap_or(frame);
+                        self.overlap.change(Object::Frame(frame));
+                    }
+                }
+            }
             self.tables.get_mut(table).fork = 0;
             return fork;
         }

@@ -176,6 +176,8 @@ fn ends_operation(event: &Event) -> bool {
             | Event::Fork(_)
             | Event::Unmap { .. }
             | Event::Protect { .. }
+            | Event::Discard { .. }
+            | Event::Move { .. }
             | Event::Exec { .. }
             | Event::Exit { .. }
             | Event::SpaceEnd { .. }
