@@ -311,16 +311,7 @@ impl Machine {
         let table = *table;
         let fork = self.tables.get(table).fork;
         if self.tables.get(table).parents < 2 {
-            // The kernel may have copied it nevertheless, while another CPU did so as well: for a
-            // moment there was one reference more to each frame.
-            if self.overlap.possible() {
-                for leaf in self.tables.get(table).leaves.iter() {
-                    if let Some(frame) = leaf.counted_frame() {
-                        let frame = self.frames.known(frame).unwrap_or(frame);
-                        self.overlap.change(Object::Frame(frame));
-                    }
-                }
-            }
+            self.copied_by_two(table);
             self.tables.get_mut(table).fork = 0;
             return fork;
         }
@@ -351,6 +342,22 @@ impl Machine {
             space.slots.insert(slot, copy);
         }
         fork
+    }
+
+    /// The kernel may have copied a table that has one owner by now: while another CPU did so too,
+    /// or ended its address space. For a moment there was one reference more to each frame, and
+    /// what was copied is protected.
+    fn copied_by_two(&mut self, table: TableId) {
+        if !self.overlap.possible() {
+            return;
+        }
+        for leaf in self.tables.get_mut(table).leaves.iter_mut() {
+            if let Some(frame) = leaf.counted_frame() {
+                let frame = self.frames.known(frame).unwrap_or(frame);
+                self.overlap.change(Object::Frame(frame));
+                leaf.inferred = true;
+            }
+        }
     }
 
     /// The last-level tables of an address space that `range` touches, and the leaves it covers.
