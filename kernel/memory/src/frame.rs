@@ -104,8 +104,6 @@ pub struct FrameMeta {
     link: Context,
 }
 
-const _: () = assert!(size_of::<FrameMeta>() == 16);
-
 impl FrameMeta {
     /// The metadata of an unused frame.
     pub const fn new() -> FrameMeta {
@@ -314,14 +312,14 @@ impl Frames {
     }
 
     /// One reference less, of a descriptor that is gone from every TLB: the token says so. True if
-    /// it was the last one, and the frame is free now.
+    /// it was the last one: the frame belongs to the caller, who frees it.
     #[inline]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_mapped(&self, frame: Frame, _: &Flushed) -> bool {
         self.drop_reference(frame)
     }
 
-    /// One reference less, of a holder that never had a descriptor.
+    /// One reference less, of a holder that never had a descriptor. As `drop_mapped`.
     #[inline]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
@@ -333,19 +331,8 @@ impl Frames {
     #[inline]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_parent(&self, table: Frame, _: &Flushed) -> bool {
-        leave_out!("count -1", return false);
-        let before = self.meta(table).refs.fetch_sub(1, Ordering::AcqRel);
-        debug_assert_ne!(before, 0, "a table is dropped twice");
-        before == 1
-    }
-
-    /// Frees a table that has no parent and no leaves any more.
-    #[inline]
-    #[cfg_attr(feature = "mutate", track_caller)]
-    pub(crate) fn free_table(&self, table: Frame) {
-        leave_out!("free");
         debug_assert_eq!(self.kind(table), Kind::Table);
-        self.release(table);
+        self.drop_reference(table)
     }
 
     #[inline]
@@ -355,16 +342,12 @@ impl Frames {
         // AcqRel: what the others did with the frame happens before its next use.
         let before = self.meta(frame).refs.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(before, 0, "a frame is freed twice");
-        if before != 1 {
-            return false;
-        }
-        self.release(frame);
-        true
+        before == 1
     }
 
     /// Gives a frame without references back to the free list.
     #[inline]
-    fn release(&self, frame: Frame) {
+    pub(crate) fn put_back(&self, frame: Frame) {
         let index = frame.0.wrapping_sub(self.first);
         let meta = &self.meta[index as usize];
         debug_assert!(

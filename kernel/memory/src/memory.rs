@@ -156,12 +156,10 @@ impl<M: Mmu> Memory<M> {
 
     /// Drops a reference that no descriptor stands for.
     #[cfg_attr(feature = "mutate", track_caller)]
-    pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
-        let freed = self.frames.drop_hold(frame);
-        if freed {
-            self.mmu.frame_event(frame, true);
+    pub(crate) fn drop_hold(&self, frame: Frame) {
+        if self.frames.drop_hold(frame) {
+            self.free_last(frame);
         }
-        freed
     }
 
     /// Drops the reference of a broken descriptor (the zero page has none). True if the frame is free now.
@@ -172,17 +170,25 @@ impl<M: Mmu> Memory<M> {
         if frame == self.zero {
             return false;
         }
-        let freed = self.frames.drop_mapped(frame, flushed);
-        if freed {
-            self.mmu.frame_event(frame, true);
+        let last = self.frames.drop_mapped(frame, flushed);
+        if last {
+            self.free_last(frame);
         }
-        freed
+        last
     }
 
     /// Frees a table without parents and leaves.
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn free_table(&self, table: Frame) {
-        self.frames.free_table(table);
-        self.mmu.frame_event(table, true);
+        leave_out!("free");
+        self.free_last(table);
+    }
+
+    /// Frees a frame whose last reference is gone. The record comes first: once the frame is free,
+    /// another CPU may take it, and put that on record.
+    #[inline]
+    fn free_last(&self, frame: Frame) {
+        self.mmu.frame_event(frame, true);
+        self.frames.put_back(frame);
     }
 }

@@ -162,8 +162,9 @@ fn undo_copy<M: Mmu>(mem: &Memory<M>, copy: Fresh, leaves: usize) {
     mem.give_back(copy);
 }
 
-/// Releases all leaves of a table that nothing leads to any more.
-fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) {
+/// Releases all leaves of a table that nothing leads to any more. How many frames are free now.
+pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) -> u32 {
+    let mut freed = 0;
     for index in 0..512 {
         if let Some(leaf) = Leaf::from_bits(
             Slot {
@@ -173,9 +174,10 @@ fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) {
             }
             .read(&mem.mmu),
         ) {
-            mem.release(take_dead(leaf.frame(), flushed), flushed);
+            freed += u32::from(mem.release(take_dead(leaf.frame(), flushed), flushed));
         }
     }
+    freed
 }
 
 /// The tables that a page lacks, allocated but not linked: nothing to undo if what follows fails.

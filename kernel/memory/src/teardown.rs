@@ -12,7 +12,7 @@ use crate::mapping::{Backing, Mapping};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::{AddressSpace, check};
-use crate::tables::{Chunk, L2_SPAN, L3_SPAN, block_end, for_chunks};
+use crate::tables::{Chunk, L2_SPAN, L3_SPAN, block_end, for_chunks, release_leaves};
 
 /// What unmapping gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -219,9 +219,18 @@ impl AddressSpace {
         dropped: &mut Dropped,
     ) {
         let table = table.into_frame(flushed);
-        let last = mem.frames.drop_parent(table, flushed);
-        self.release_leaves(mem, table, start, end, last.then_some(flushed), dropped);
-        if last {
+        let shared = mem.frames.refs(table) > 1;
+        if shared {
+            // Before the reference goes: from then on it is the others', to change and to free.
+            self.release_leaves(mem, table, start, end, None, dropped);
+        }
+        if mem.frames.drop_parent(table, flushed) {
+            if shared {
+                // The others left meanwhile.
+                dropped.freed += release_leaves(mem, table, flushed);
+            } else {
+                self.release_leaves(mem, table, start, end, Some(flushed), dropped);
+            }
             mem.free_table(table);
         }
     }
