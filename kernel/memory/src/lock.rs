@@ -73,9 +73,7 @@ pub enum Rank {
     Output,
     /// What numbers in the trace stand for, on the way to it.
     Metas,
-    /// A CPU's cache of frames.
-    FrameCache,
-    /// The frames that no CPU has in its cache.
+    /// The free frames.
     Frames,
     /// The random numbers.
     Random,

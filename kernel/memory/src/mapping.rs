@@ -4,10 +4,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::OutOfMemory;
 use crate::cache::PageCache;
 use crate::frame::PAGE_SIZE;
 use crate::tables::L3_SPAN;
-use crate::{OutOfMemory, USER_END};
+
+/// One past the last user address: 39 bits.
+pub const USER_END: u64 = 1 << 39;
 
 /// Permissions of a mapping, by PROT_READ, PROT_WRITE and PROT_EXEC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -146,7 +146,7 @@ pub trait Mmu {
         let _ = (space, va, copied);
     }
 
-    /// A frame was taken from the allocator, or given back: a hook for the record.
+    /// A frame was taken from the allocator, or is about to be given back: a hook for the record.
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {
         let _ = (frame, freed);

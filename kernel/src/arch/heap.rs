@@ -4,6 +4,7 @@ use super::{layout, mmu, table};
 use alloc::sync::Arc;
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{Frame, Rank, lock::Order};
 use talc::TalcLock;
 use talc::base::{Talc, binning::Binning};
@@ -16,6 +17,9 @@ const STEP: usize = 4 * PAGE;
 /// Free space at the end beyond what was reserved that is kept, and by how much it must be
 /// exceeded before frames go back: not to unmap now what is wanted again soon.
 const SPARE: usize = 32 * PAGE;
+
+/// Bytes of RAM the heap occupies. Changed under the heap's lock, but read without: the trace wants it.
+static BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Grows the heap by mapping frames at its end, and shrinks it again.
 #[derive(Debug)]
@@ -110,6 +114,7 @@ unsafe impl Source for Grow {
                 mmu::memory().free(Frame::containing(physical));
             }
         }
+        BYTES.store(self.mapped - layout::HEAP.start, Ordering::Relaxed);
         self.heap_end = NonNull::new(self.mapped as *mut u8);
         self.mapped as *mut u8
     }
@@ -127,6 +132,7 @@ pub fn init(physical: u64, len: u64) -> Result<(), table::Error> {
 
 /// Gives what is mapped to the allocator.
 fn claim<B: Binning>(talc: &mut Talc<Grow, B>) {
+    BYTES.store(talc.source.mapped - layout::HEAP.start, Ordering::Relaxed);
     let end = talc.source.mapped as *mut u8;
     // SAFETY: everything from the window's start to `end` is mapped and nobody else's; `heap_end`
     // is what the allocator returned last.
@@ -200,5 +206,5 @@ pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
 
 /// Bytes of RAM the heap occupies.
 pub fn bytes() -> u64 {
-    HEAP.lock().source.mapped - layout::HEAP.start
+    BYTES.load(Ordering::Relaxed)
 }

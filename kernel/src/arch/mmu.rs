@@ -365,11 +365,19 @@ impl Mmu for Arch {
 
     #[inline]
     fn frame_event(&self, frame: Frame, freed: bool) {
-        record(|| event::Event::Frame {
-            frame: frame.number(),
-            freed,
-        });
+        if TRACED.load(Ordering::Relaxed) {
+            record_frame(frame, freed);
+        }
     }
+}
+
+/// Out of the way of every allocation and release, which then need no stack.
+#[cold]
+fn record_frame(frame: Frame, freed: bool) {
+    crate::trace::mmu_event(event::Event::Frame {
+        frame: frame.number(),
+        freed,
+    });
 }
 
 #[inline(always)]

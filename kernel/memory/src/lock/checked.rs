@@ -84,7 +84,9 @@ impl Order {
         if sync::PATIENCE == 0 {
             return lock();
         }
-        for _ in 0..sync::PATIENCE {
+        let mut patience = sync::PATIENCE;
+        while patience > 0 {
+            patience -= 1;
             if let Some(guard) = try_lock() {
                 return guard;
             }
