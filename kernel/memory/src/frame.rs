@@ -81,10 +81,10 @@ impl Kind {
 }
 
 /// Somebody may have written the page of a cache.
-const WRITTEN: u8 = 2;
+const WRITTEN: u8 = 1 << 2;
 
 /// Set once instruction fetches see what the frame holds; cleared when somebody may write it.
-const ICACHE_CLEAN: u8 = 1;
+const ICACHE_CLEAN: u8 = 1 << 0;
 
 /// It serves what is charged: see [`commit`](crate::commit).
 const CHARGED: u8 = 1 << 1;
