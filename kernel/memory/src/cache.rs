@@ -317,7 +317,7 @@ impl PageCache {
     pub fn set_len<M: Mmu>(&self, mem: &Memory<M>, len: u64) {
         // Before the length: nobody shall find what was cut off.
         let before = self.len.swap(len, Ordering::AcqRel);
-        if len >= before {
+        if len > before {
             return;
         }
         self.source_len.fetch_min(len, Ordering::Relaxed);
@@ -331,6 +331,12 @@ impl PageCache {
             held.let_go(mem);
         }
         self.trim(mem);
+    }
+
+    /// Nobody finds pages past `len` from now on, so that they can be dropped where they are mapped
+    /// before [`PageCache::set_len`] gives them back: in this order no mapping's is the last reference.
+    pub fn close_from(&self, len: u64) {
+        self.len.fetch_min(len, Ordering::AcqRel);
     }
 
     /// Makes the file longer, if it is shorter.

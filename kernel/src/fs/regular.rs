@@ -224,8 +224,10 @@ impl Regular {
             cache.grow(len);
             return Ok(());
         }
+        cache.close_from(len);
+        let result = self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX);
         cache.set_len(mmu::memory(), len);
-        self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX)
+        result
     }
 
     /// fallocate: makes room for a range, and lets the file end no earlier than it if `grow`.
