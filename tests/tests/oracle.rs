@@ -82,6 +82,25 @@ fn arguments_environment_and_auxiliary_vector() {
     });
 }
 
+/// Where the emulator has its own idea of a signal: it lets a handler's mask block SIGKILL, names
+/// another reason for an undefined instruction, loses the status in SIGCHLD, and lets nobody disown
+/// children.
+#[test]
+fn handlers_masks_and_job_control() {
+    const UNFAITHFUL: [&str; 6] = [
+        "mask in the handler 0x",
+        "undefined: ",
+        "exit: ",
+        "stop, continue, kill: ",
+        "with SA_NOCLDSTOP: ",
+        "with SA_NOCLDWAIT: ",
+    ];
+    compare(&["signals"], |line| {
+        !UNFAITHFUL.iter().any(|start| line.starts_with(start))
+    });
+    compare(&["jobs"], all);
+}
+
 #[test]
 fn signals() {
     for how in ["read", "write", "exec", "null", "undefined", "stack"] {

@@ -79,6 +79,66 @@ fn tables_that_system_calls_change_are_followed() {
     }
 }
 
+/// Frames that a handler has spoiled, exec, and the vDSO: what the emulator does otherwise, with the
+/// results that Linux has.
+#[test]
+fn signals_as_only_a_kernel_has_them() {
+    const SPOILED: &str = "\
+frame 0: 0xb
+frame 1: 0xb
+frame 2: 0xb
+frame 3: 0xb
+frame 4: 0xb
+frame 5: 0xb
+frame 6: 0xb
+frame 7: 0x0
+a frame that is nowhere: 0xb
+a frame that is the kernel's: 0xb
+a frame that is odd: 0xb
+after exec: 0 1
+pending 0x4000
+status 0xf
+a clock that is none: -22
+resolution: 0 [0, 1]
+signals: done
+";
+    assert_eq!(succeeds(&["signals", "kernel"]).stdout(), SPOILED);
+}
+
+/// Orphaned groups, who inherits children, what is counted and limited, and kinds of clone.
+#[test]
+fn families_as_only_a_kernel_has_them() {
+    const FAMILIES: &str = "\
+its shell: Ok(0)
+the job: Ok(1) [104]
+a grandchild: Ok(0)
+a parent: Ok(f)
+its child: Ok(c)
+init: Ok(())
+init: Ok(())
+faults: true
+no disk: 0
+resident: 384 kB more
+at the most: true
+the child's time: true
+the children's: true
+nobody: Err(EINVAL)
+the soft limit: 18
+the hard limit: 9
+one process: 0
+plain: Some(ECHILD)
+all: Ok(300), signals 1
+plain: Some(ECHILD)
+all: Ok(300), signals 0
+clone3: Ok(900)
+too short: Err(EINVAL)
+too long: Err(E2BIG)
+no signal: Err(EINVAL)
+jobs: done
+";
+    assert_eq!(succeeds(&["jobs", "kernel"]).stdout(), FAMILIES);
+}
+
 #[test]
 fn preemption_on_every_board() {
     for board in Board::ALL {

@@ -33,6 +33,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let output = Output::choose(args.output.as_deref(), args.force)?;
     let seed = args.seed.or(args.deterministic.then_some(SEED));
     let mut bootargs = kernel_arguments(args, seed)?;
+    if !args.deterministic {
+        // The machine has no clock of the day.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        bootargs.set("time", now.unwrap_or_default().as_secs())?;
+    }
 
     let progress = Progress::new(args.quiet);
     let qemu = qemu::prepare(args.qemu.as_deref(), &progress)?;

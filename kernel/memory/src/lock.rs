@@ -38,8 +38,20 @@ pub enum Rank {
     Processes,
     /// What of a process changes with exec.
     Process,
-    /// What a process does on signals.
+    /// What a process does on signals, and those that wait for it.
     Signals,
+    /// Signals that wait for a thread.
+    ThreadSignals,
+    /// Who a process is.
+    Credentials,
+    /// The limits of a process.
+    Limits,
+    /// The timers of a process.
+    Timers,
+    /// The timers that run.
+    Alarms,
+    /// What processes have used.
+    Usage,
     /// The entries of a directory.
     Directory,
     /// Where an entry is.

@@ -37,6 +37,29 @@ impl State {
     }
 }
 
+/// As a signal's frame has them.
+impl State {
+    /// q0 to q31.
+    pub fn vectors(&self) -> &[u128; 32] {
+        &self.q
+    }
+
+    /// q0 to q31, to set.
+    pub fn vectors_mut(&mut self) -> &mut [u128; 32] {
+        &mut self.q
+    }
+
+    /// FPSR and FPCR.
+    pub fn control(&self) -> (u32, u32) {
+        (self.fpsr as u32, self.fpcr as u32)
+    }
+
+    /// Sets FPSR and FPCR.
+    pub fn set_control(&mut self, fpsr: u32, fpcr: u32) {
+        (self.fpsr, self.fpcr) = (fpsr.into(), fpcr.into());
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         Self::new()

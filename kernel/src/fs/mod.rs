@@ -266,7 +266,8 @@ impl File {
             Object::Pipe(end) => {
                 let result = end.write(from, self.nonblocking());
                 if result == Err(Errno::EPIPE) {
-                    signal::send(&thread::current().process, SIGPIPE);
+                    let info = signal::Info::by_current(SIGPIPE);
+                    signal::send_to_thread(&thread::current().share(), info);
                 }
                 result
             }

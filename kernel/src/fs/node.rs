@@ -5,7 +5,7 @@ use super::regular::Regular;
 use super::tree::Directory;
 use super::{FIRST_DEVICE, pipe};
 use crate::arch::heap;
-use crate::process::timer;
+use crate::process::clock;
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ pub struct Time {
 impl Time {
     /// The time of CLOCK_REALTIME.
     pub fn now() -> Time {
-        let now = timer::nanoseconds();
+        let now = clock::realtime();
         Time {
             seconds: (now / 1_000_000_000) as i64,
             nanoseconds: (now % 1_000_000_000) as u32,

@@ -1,7 +1,8 @@
 //! The ways into this part of the kernel from the exception vectors.
 
+use super::signal::{self, Info};
 use super::thread::{current, try_current};
-use super::{exit, fault, scheduler, signal, timer};
+use super::{fault, scheduler, timer, timers};
 use crate::arch::{
     self,
     trap::{Abort, TrapFrame},
@@ -9,7 +10,10 @@ use crate::arch::{
 use crate::fs::console;
 use crate::{syscall, trace};
 use core::sync::atomic::Ordering;
-use linux_raw_sys::general::{SIGBUS, SIGILL, SIGKILL, SIGTRAP};
+use linux_raw_sys::general::{
+    BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_FLTUNK, ILL_ILLOPC,
+    SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGTRAP, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
+};
 use wire::event::Origin;
 
 /// SVC from EL0.
@@ -17,7 +21,7 @@ use wire::event::Origin;
 pub fn syscall(frame: &mut TrapFrame) {
     let thread = current();
     syscall::dispatch(&thread, frame);
-    if thread.pending.load(Ordering::Relaxed) != 0 {
+    if thread.signals.attention() {
         signal::deliver(&thread, frame);
     }
 }
@@ -26,9 +30,13 @@ pub fn syscall(frame: &mut TrapFrame) {
 #[inline]
 pub fn user_abort(frame: &mut TrapFrame, abort: Abort) {
     let thread = current();
-    if let Err(signal) = fault::handle(&thread, frame, &abort, Origin::User) {
-        exit::kill(&thread, signal, frame.pc, abort.addr);
+    thread.usage.enter_kernel();
+    if let Err(info) = fault::handle(&thread, frame, &abort, Origin::User) {
+        thread.signals.own().fault = (abort.addr, abort.esr);
+        signal::force(&thread, info);
+        signal::deliver(&thread, frame);
     }
+    thread.usage.leave_kernel();
 }
 
 /// Any other exception from EL0.
@@ -40,20 +48,39 @@ pub fn user_exception(frame: &mut TrapFrame, esr: u64, addr: u64) {
     const STEP: core::ops::RangeInclusive<u64> = 0x32..=0x33;
     const WATCHPOINT: core::ops::RangeInclusive<u64> = 0x34..=0x35;
     const BRK: u64 = 0x3c;
+    const FP: u64 = 0x2c;
     let class = esr >> 26 & 0x3f;
-    let signal = match class {
-        PC_ALIGNMENT | SP_ALIGNMENT => SIGBUS,
-        BRK => SIGTRAP,
-        _ if BREAKPOINT.contains(&class)
-            || STEP.contains(&class)
-            || WATCHPOINT.contains(&class) =>
-        {
-            SIGTRAP
+    let info = match class {
+        PC_ALIGNMENT => Info::fault(SIGBUS, BUS_ADRALN, addr),
+        SP_ALIGNMENT => Info::fault(SIGBUS, BUS_ADRALN, frame.sp),
+        BRK => Info::fault(SIGTRAP, TRAP_BRKPT, frame.pc),
+        FP => Info::fault(SIGFPE, fp_code(esr), frame.pc),
+        _ if STEP.contains(&class) => Info::fault(SIGTRAP, TRAP_TRACE, frame.pc),
+        _ if BREAKPOINT.contains(&class) || WATCHPOINT.contains(&class) => {
+            Info::fault(SIGTRAP, TRAP_HWBKPT, addr)
         }
-        _ => SIGILL,
+        _ => Info::fault(SIGILL, ILL_ILLOPC, frame.pc),
     };
-    let addr = if class == PC_ALIGNMENT { addr } else { 0 };
-    exit::kill(&current(), signal, frame.pc, addr);
+    let thread = current();
+    thread.signals.own().fault = (0, esr);
+    signal::force(&thread, info);
+    signal::deliver(&thread, frame);
+}
+
+/// FPE_* of a trapped floating-point exception: the ISS is valid if bit 23 (TFV) is set, and then
+/// its low bits are those of FPSR.
+fn fp_code(esr: u64) -> u32 {
+    const CODES: [(u32, u32); 5] = [
+        (0, FPE_FLTINV),
+        (1, FPE_FLTDIV),
+        (2, FPE_FLTOVF),
+        (3, FPE_FLTUND),
+        (4, FPE_FLTRES),
+    ];
+    CODES
+        .iter()
+        .find(|(bit, _)| esr & 1 << 23 != 0 && esr & 1 << bit != 0)
+        .map_or(FPE_FLTUNK, |&(_, code)| code)
 }
 
 /// An abort of the kernel at an access to user memory. True: resolved, try again. False: the access
@@ -71,11 +98,9 @@ pub fn kernel_abort(abort: Abort) -> bool {
     let frame = unsafe { &*thread.user_frame() };
     match fault::handle(&thread, frame, &abort, Origin::Kernel) {
         Ok(()) => true,
-        Err(SIGKILL) if !thread.loading.load(Ordering::Relaxed) => {
+        Err(info) if info.signal == SIGKILL && !thread.loading.load(Ordering::Relaxed) => {
             // Out of memory: the process ends as soon as the system call is over.
-            thread
-                .pending
-                .fetch_or(signal::bit(SIGKILL), Ordering::Relaxed);
+            signal::force(&thread, info);
             false
         }
         Err(_) => false,
@@ -85,6 +110,10 @@ pub fn kernel_abort(abort: Abort) -> bool {
 /// The timer interrupt.
 pub fn tick() {
     timer::expire();
+    if let Some(thread) = try_current() {
+        thread.usage.enter_kernel();
+        timers::tick(&thread);
+    }
     if arch::cpu::id() == 0 {
         console::receive();
         trace::tick();
@@ -103,7 +132,7 @@ pub fn leave_interrupt(frame: &mut TrapFrame) {
         scheduler::preempt();
     }
     let thread = current();
-    if thread.pending.load(Ordering::Relaxed) != 0 {
+    if thread.signals.attention() {
         signal::deliver(&thread, frame);
     }
 }

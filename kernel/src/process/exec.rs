@@ -5,7 +5,7 @@ use super::image::{Arguments, Image, Loadable, Strings};
 use super::script::{HEAD, Script};
 use super::space::Space;
 use super::thread::{self, current};
-use super::{exit, options, scheduler, signal};
+use super::{exit, options, scheduler, signal, timers, usage};
 use crate::arch::{self, trap::TrapFrame};
 use crate::fs::access::{self, Caller};
 use crate::fs::label;
@@ -18,7 +18,7 @@ use crate::trace;
 use alloc::{sync::Arc, vec::Vec};
 use core::ptr;
 use core::sync::atomic::Ordering;
-use linux_raw_sys::general::X_OK;
+use linux_raw_sys::general::{SIGCHLD, X_OK};
 use wire::event::Event;
 
 /// How often one script may be run by another one (fs/exec.c, `exec_binprm`).
@@ -105,9 +105,11 @@ pub fn exec(
             None => break,
         }
     }
-    if let Some(actions) = process.actions.lock().as_mut() {
-        signal::reset_for_exec(actions);
-    }
+    signal::exec(&thread);
+    timers::exec(process);
+    process.executed.store(true, Ordering::Relaxed);
+    process.dumpable.store(1, Ordering::Relaxed);
+    process.end_signal.store(SIGCHLD, Ordering::Relaxed);
     thread.clear_child_tid.store(0, Ordering::Relaxed);
     thread.reset_user_state();
     *frame = TrapFrame {
@@ -188,6 +190,7 @@ fn load(
     let image = Image::map(space, program, interpreter, arguments.stack_len())?;
     let thread = current();
     // The new address space is filled as its program would do it: through its own mappings.
+    usage::note_resident(&thread.process, &thread);
     let old = thread.replace_space(Some(space.clone()));
     thread.loading.store(true, Ordering::Relaxed);
     let filled = image.fill(program.elf, arguments);

@@ -1,7 +1,9 @@
 //! The end of a process, and of the machine.
 
+use super::signal::{self, Info};
+use super::table::Bereaved;
 use super::thread::{Current, current};
-use super::{INIT, Process, scheduler, signal, space::Space, table};
+use super::{INIT, Process, group, scheduler, space::Space, table, timers, usage, wait};
 use crate::arch::{secondary, uaccess};
 use crate::{driver, trace};
 use alloc::sync::{Arc, Weak};
@@ -27,15 +29,16 @@ pub fn kill(thread: &Current, signal: u32, pc: u64, addr: u64) -> ! {
 }
 
 fn end(status: u32) -> ! {
-    let pid = {
+    let process = {
         let thread = current();
         let process = thread.process.clone();
         release_child_tid(&thread);
         // Out of their locks before anything is dropped: closing a pipe wakes others.
         let files = mem::take(&mut *process.files.lock());
         files.close_all();
-        let actions = process.actions.lock().take();
-        drop(actions);
+        signal::end(&process);
+        timers::end(&process);
+        usage::end(&process, &thread);
         let space = thread.replace_space(None);
         let serial = space.as_ref().map_or(0, |space| space.serial);
         if let Some(space) = &space
@@ -60,12 +63,13 @@ fn end(status: u32) -> ! {
         };
         drop(own);
         release_vfork_parent(&process);
-        process.pid
+        process
     };
-    if pid == INIT {
+    if process.pid == INIT {
         machine(exit_code(status));
     }
-    leave_family(pid);
+    leave_family(&process);
+    drop(process);
     scheduler::end_current()
 }
 
@@ -99,28 +103,45 @@ pub fn release_vfork_parent(process: &Process) {
 }
 
 /// Becomes a zombie, or vanishes if the parent does not care.
-fn leave_family(pid: u32) {
-    let (parent, inherited) = table::end(pid);
-    if inherited && let Some(init) = table::get(INIT) {
-        wake_waiting(&init);
+fn leave_family(process: &Process) {
+    let place = |process: &Process| {
+        let session = process.session.load(Ordering::Relaxed);
+        (session, process.group.load(Ordering::Relaxed))
+    };
+    let own = place(process);
+    let Bereaved {
+        parent,
+        heir,
+        children,
+    } = table::end(process.pid);
+    for child in children {
+        let death_signal = child.death_signal.load(Ordering::Relaxed);
+        if death_signal != 0 {
+            signal::send_info(&child, Info::kernel(death_signal));
+        }
+        let (session, group) = place(&child);
+        group::lose_link(group, session, own, None);
+    }
+    if let Some(parent) = &parent {
+        group::lose_link(own.1, own.0, place(parent), Some(process.pid));
+    }
+    if let Some(heir) = heir {
+        wait::wake(&heir);
     }
     let Some(parent) = parent else { return };
-    if signal::ignores_explicitly(&parent, SIGCHLD) && table::remove(pid) {
+    let end_signal = process.end_signal.load(Ordering::Relaxed);
+    let (disowned, ignored) = signal::disowns_children(&parent);
+    if end_signal == SIGCHLD && disowned && table::remove(process.pid) {
         trace::emit(Event::Reap {
-            pid,
+            pid: process.pid,
             by: parent.pid,
         });
     }
-    signal::send(&parent, SIGCHLD);
-    wake_waiting(&parent);
-}
-
-fn wake_waiting(process: &Process) {
-    if process.waiting.swap(false, Ordering::AcqRel)
-        && let Some(thread) = process.thread()
-    {
-        scheduler::wake(&thread);
+    if end_signal != 0 && !(end_signal == SIGCHLD && ignored) {
+        let (code, status) = wait::describe(process.status.load(Ordering::Relaxed));
+        signal::send_info(&parent, Info::child(end_signal, process, code, status));
     }
+    wait::wake(&parent);
 }
 
 /// Ends the machine: the first who says so has his way.

@@ -1,13 +1,15 @@
 //! Page faults: from the abort to the address space and back, with an event for each.
 
 use super::thread::{Current, Thread};
-use super::{scheduler, space::Space};
+use super::{scheduler, signal::Info, space::Space};
 use crate::arch::{
     self,
     trap::{Abort, AbortClass, TrapFrame},
 };
 use crate::trace;
-use linux_raw_sys::general::{SIGBUS, SIGKILL, SIGSEGV};
+use linux_raw_sys::general::{
+    BUS_ADRALN, BUS_ADRERR, BUS_OBJERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV,
+};
 use memory::{Denial, Handled, Request};
 use wire::event::{self, Event, Fault, Origin, Outcome};
 
@@ -30,10 +32,11 @@ pub fn handle(
     frame: &TrapFrame,
     abort: &Abort,
     origin: Origin,
-) -> Result<(), u32> {
+) -> Result<(), Info> {
     let Some(space) = thread.space() else {
-        return Err(SIGSEGV);
+        return Err(Info::fault(SIGSEGV, SEGV_MAPERR, abort.addr));
     };
+    thread.usage.count_fault();
     let tlbis = arch::mmu::tlbi_count();
     if abort.class == AbortClass::Other {
         record(
@@ -46,7 +49,7 @@ pub fn handle(
             None,
             tlbis,
         );
-        return Err(SIGBUS);
+        return Err(Info::fault(SIGBUS, other_code(abort), abort.addr));
     }
     let handled = space.fault(Request {
         addr: abort.addr,
@@ -69,11 +72,28 @@ pub fn handle(
         );
     }
     match outcome {
-        Outcome::Denied if handled.denial == Some(Denial::PastEnd) => Err(SIGBUS),
-        Outcome::Denied => Err(SIGSEGV),
-        Outcome::OutOfMemory => Err(SIGKILL),
-        Outcome::Fatal => Err(SIGBUS),
+        Outcome::Denied => {
+            let (signal, code) = match handled.denial {
+                Some(Denial::PastEnd) => (SIGBUS, BUS_ADRERR),
+                Some(Denial::Forbidden) => (SIGSEGV, SEGV_ACCERR),
+                Some(Denial::Unmapped) | None => (SIGSEGV, SEGV_MAPERR),
+            };
+            Err(Info::fault(signal, code, abort.addr))
+        }
+        Outcome::OutOfMemory => Err(Info::kernel(SIGKILL)),
+        Outcome::Fatal => Err(Info::fault(SIGBUS, BUS_OBJERR, abort.addr)),
         _ => Ok(()),
+    }
+}
+
+/// BUS_* of an abort that is no page fault.
+fn other_code(abort: &Abort) -> u32 {
+    /// ESR_EL1.DFSC of an alignment fault.
+    const ALIGNMENT: u64 = 0x21;
+    if abort.esr & 0x3f == ALIGNMENT {
+        BUS_ADRALN
+    } else {
+        BUS_OBJERR
     }
 }
 

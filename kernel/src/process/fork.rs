@@ -2,15 +2,15 @@
 
 use super::space::Space;
 use super::thread::{Start, Thread, current};
-use super::{Process, State, scheduler, signal, table};
+use super::{Process, State, limits, scheduler, signal, table, timers, usage};
 use crate::arch::{self, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_VFORK,
-    CLONE_VM, SIGCHLD,
+    CLONE_VM,
 };
 use memory::{ForkCounts, Lock, Rank};
 use wire::event::{Event, Fork, ForkMode};
@@ -42,20 +42,20 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     // Threads, namespaces and shared descriptors are for later, and so is a child in the parent's
     // address space that the parent does not wait for.
     let concurrent = flags & CLONE_VM != 0 && flags & CLONE_VFORK == 0;
-    if clone.flags >> 32 != 0
-        || flags & !SUPPORTED != 0
-        || concurrent
-        || (at_end != SIGCHLD && at_end != 0)
-    {
+    if clone.flags >> 32 != 0 || flags & !SUPPORTED != 0 || concurrent || at_end > signal::MAX {
         return Err(Errno::EINVAL);
     }
     let parent = current();
     let process = &parent.process;
+    if !limits::may_fork(process) {
+        return Err(Errno::EAGAIN);
+    }
     let parent_space = parent.space().ok_or(Errno::ESRCH)?;
     let reserved = table::allocate()?;
     let pid = reserved.number();
     let files = process.files.lock().try_clone()?;
-    let actions = signal::try_clone(&process.actions.lock())?;
+    let actions = signal::copy_actions(process)?;
+    let credentials = process.credentials.lock().try_clone()?;
     let mode = process.state.lock().fork_mode;
     let (space, counts, mode) = if flags & CLONE_VM != 0 {
         (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
@@ -79,6 +79,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
         }
     };
+    let (ticking, limits) = (process.timers.is_watched(), *process.limits.lock());
     let child = arch::heap::try_arc(Process {
         pid,
         parent: AtomicU32::new(process.pid),
@@ -87,7 +88,19 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         status: AtomicU32::new(0),
         waiting: AtomicBool::new(false),
         files: Lock::new(Rank::Descriptors, files),
-        actions: Lock::new(Rank::Signals, actions),
+        signals: signal::OfProcess::new(actions),
+        credentials: Lock::new(Rank::Credentials, credentials),
+        report: AtomicU32::new(0),
+        end_signal: AtomicU32::new(at_end),
+        limits: Lock::new(Rank::Limits, limits),
+        timers: timers::Timers::default(),
+        usage: usage::OfProcess::default(),
+        death_signal: AtomicU32::new(0),
+        subreaper: AtomicBool::new(false),
+        no_new_rights: AtomicBool::new(process.no_new_rights.load(Ordering::Relaxed)),
+        dumpable: AtomicU32::new(process.dumpable.load(Ordering::Relaxed)),
+        executed: AtomicBool::new(false),
+        nice: AtomicI32::new(process.nice.load(Ordering::Relaxed)),
         state: Lock::new(Rank::Process, state),
     });
     let started = child.ok_or(Errno::ENOMEM).and_then(|child| {
@@ -101,9 +114,10 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
             return Err(error);
         }
     };
-    thread
-        .blocked
-        .store(parent.blocked.load(Ordering::Relaxed), Ordering::Relaxed);
+    if ticking {
+        // The limit on CPU time is the child's, too.
+        timers::watch(&child);
+    }
     child.state.lock().thread = Some(thread.clone());
     table::insert(reserved, child.clone(), process.pid);
     trace::emit(Event::Fork(Fork {
@@ -152,6 +166,8 @@ fn start_thread(
         frame: *frame,
         fp: parent.fp(),
         thread_pointer: parent.thread_pointer(),
+        blocked: parent.signals.blocked(),
+        signal_stack: parent.signals.own().stack,
         ..Start::default()
     };
     start.frame.x[0] = 0;

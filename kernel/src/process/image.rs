@@ -3,7 +3,9 @@
 use super::elf::{Elf, Segment};
 use super::random;
 use super::script::Script;
+use super::signal;
 use super::space::Space;
+use super::vdso;
 use crate::arch::{self, uaccess};
 use crate::fs::regular::Regular;
 use crate::syscall::errno::Errno;
@@ -11,17 +13,17 @@ use alloc::vec::Vec;
 use core::mem;
 use linux_raw_sys::auxvec::{
     AT_BASE, AT_CLKTCK, AT_EGID, AT_ENTRY, AT_EUID, AT_EXECFN, AT_FLAGS, AT_GID, AT_HWCAP,
-    AT_HWCAP2, AT_NULL, AT_PAGESZ, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PLATFORM, AT_RANDOM, AT_SECURE,
-    AT_UID,
+    AT_HWCAP2, AT_MINSIGSTKSZ, AT_NULL, AT_PAGESZ, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PLATFORM,
+    AT_RANDOM, AT_SECURE, AT_SYSINFO_EHDR, AT_UID,
 };
 use memory::{Backing, Mapping, PAGE_SIZE, Prot, Region, USER_END};
 
 /// One past the highest byte of the stack of a program that is linked low, as most are: in the
 /// same GiB, so that a small process needs a level 2 table less. A heap that meets the stack goes
 /// on elsewhere: `malloc` takes to mmap when brk fails.
-const STACK_TOP_LOW: u64 = (1 << 30) - PAGE_SIZE;
-/// And of a program that needs the room, or is somewhere else. A page is left unmapped above.
-const STACK_TOP_HIGH: u64 = USER_END - PAGE_SIZE;
+pub const STACK_TOP_LOW: u64 = (1 << 30) - PAGE_SIZE;
+/// And of a program that needs the room, or is somewhere else. The vDSO is right above.
+pub const STACK_TOP_HIGH: u64 = USER_END - PAGE_SIZE;
 /// How large the stack may grow (RLIMIT_STACK).
 pub const STACK_LIMIT: u64 = 8 << 20;
 /// What the auxiliary vector takes of it, with argc, the ends of the lists, random bytes, the
@@ -188,6 +190,7 @@ impl Image {
             inner.heap = (heap, heap);
             inner.map.set_stack_limit(STACK_LIMIT);
         }
+        vdso::map(space, image.stack_top)?;
         if let Some(interpreter) = interpreter {
             let bias = free_bias(space, interpreter.elf)?;
             image.segments(space, interpreter, bias, Region::Mmap)?;
@@ -312,6 +315,8 @@ impl Image {
             (AT_CLKTCK, USER_HZ),
             (AT_HWCAP, arch::cpu::hwcap()),
             (AT_HWCAP2, 0),
+            (AT_SYSINFO_EHDR, self.stack_top),
+            (AT_MINSIGSTKSZ, signal::frame::LEN_MAX),
             (AT_RANDOM, random),
             (AT_EXECFN, path),
             (AT_PLATFORM, platform),

@@ -1,12 +1,16 @@
 //! Processes: their life from fork to wait.
 
+pub mod clock;
+pub mod credentials;
 pub mod elf;
 pub mod entry;
 pub mod exec;
 pub mod exit;
 pub mod fault;
 pub mod fork;
+pub mod group;
 pub mod image;
+pub mod limits;
 pub mod options;
 pub mod random;
 pub mod scheduler;
@@ -16,6 +20,9 @@ pub mod space;
 pub mod table;
 pub mod thread;
 pub mod timer;
+pub mod timers;
+pub mod usage;
+pub mod vdso;
 pub mod wait;
 
 use crate::fs::access::Caller;
@@ -25,10 +32,11 @@ use crate::fs::{self, Descriptor, FileTable, Object, initramfs};
 use crate::syscall::errno::Errno;
 use crate::trace::meta::{Meta, ProcessMeta};
 use crate::{board, trace};
-use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use linux_raw_sys::general::O_RDWR;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use credentials::Credentials;
+use limits::Limits;
+use linux_raw_sys::general::{O_RDWR, SIGCHLD};
 use memory::{Lock, Rank};
 use space::Space;
 use thread::Thread;
@@ -50,8 +58,32 @@ pub struct Process {
     pub waiting: AtomicBool,
     /// Its descriptors.
     pub files: Lock<FileTable>,
-    /// What it does on signals; none: the defaults.
-    pub actions: Lock<Option<Box<signal::Actions>>>,
+    /// Its signals.
+    pub signals: signal::OfProcess,
+    /// Who it is to others.
+    pub credentials: Lock<Credentials>,
+    /// Wait status of its last stop or continuation, until somebody has waited for it; 0: none.
+    pub report: AtomicU32,
+    /// The signal that its end sends to its parent; 0: none.
+    pub end_signal: AtomicU32,
+    /// Its limits.
+    pub limits: Lock<Limits>,
+    /// Its timers.
+    pub timers: timers::Timers,
+    /// What it has used.
+    pub usage: usage::OfProcess,
+    /// The signal that it gets when its parent ends (PR_SET_PDEATHSIG); 0: none.
+    pub death_signal: AtomicU32,
+    /// Orphans among its descendants become its children (PR_SET_CHILD_SUBREAPER).
+    pub subreaper: AtomicBool,
+    /// It may not gain rights by exec (PR_SET_NO_NEW_PRIVS).
+    pub no_new_rights: AtomicBool,
+    /// PR_SET_DUMPABLE.
+    pub dumpable: AtomicU32,
+    /// It has run a program of its own since it was forked.
+    pub executed: AtomicBool,
+    /// -20 to 19, kept for those who ask: all have the same share of the CPUs.
+    pub nice: AtomicI32,
     /// The rest.
     pub state: Lock<State>,
 }
@@ -100,6 +132,16 @@ impl Process {
         trace::meta(Meta::Process(meta));
     }
 
+    /// Its user.
+    pub fn real_uid(&self) -> u32 {
+        self.credentials.lock().uid.real
+    }
+
+    /// Whether it has ended, collected or not.
+    pub fn has_ended(&self) -> bool {
+        self.state.lock().thread.is_none()
+    }
+
     /// Its thread, if it has not ended.
     pub fn thread(&self) -> Option<Arc<Thread>> {
         self.state.lock().thread.clone()
@@ -113,6 +155,7 @@ pub const INIT: u32 = 1;
 pub fn start() -> ! {
     let board = board::board();
     let options = options::init(board.bootargs);
+    clock::init();
     fs::limit_memory(crate::arch::mmu::memory().frames.total());
     initramfs::build(board.initrd());
     trace::start();
@@ -165,7 +208,19 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         status: AtomicU32::new(0),
         waiting: AtomicBool::new(false),
         files: Lock::new(Rank::Descriptors, files),
-        actions: Lock::new(Rank::Signals, None),
+        signals: signal::OfProcess::new(None),
+        credentials: Lock::new(Rank::Credentials, Credentials::default()),
+        report: AtomicU32::new(0),
+        end_signal: AtomicU32::new(SIGCHLD),
+        limits: Lock::new(Rank::Limits, Limits::initial()),
+        timers: timers::Timers::default(),
+        usage: usage::OfProcess::default(),
+        death_signal: AtomicU32::new(0),
+        subreaper: AtomicBool::new(false),
+        no_new_rights: AtomicBool::new(false),
+        dumpable: AtomicU32::new(1),
+        executed: AtomicBool::new(true),
+        nice: AtomicI32::new(0),
         state: Lock::new(
             Rank::Process,
             State {

@@ -35,6 +35,8 @@ pub struct Options {
     pub fork: ForkMode,
     /// `seed=`: for random numbers; the board's when absent.
     pub seed: Option<u64>,
+    /// `time=`: seconds since 1970 now; 0 if nobody says.
+    pub time: u64,
     /// `console=uart1`: console text goes to the second UART.
     pub second_console: bool,
     /// `input`: somebody sends what programs read from the console.
@@ -89,6 +91,7 @@ fn parse(line: &str) -> Options {
         ring: 16384,
         fork: ForkMode::SharedTables,
         seed: None,
+        time: 0,
         second_console: false,
         input: false,
         terminals: [true; 3],
@@ -109,6 +112,7 @@ fn parse(line: &str) -> Options {
             ),
             "fork" => set(&mut options.fork, fork_mode(value)),
             "seed" => set(&mut options.seed, number(value).map(Some)),
+            "time" => set(&mut options.time, number(value)),
             "console" => set(&mut options.second_console, Some(value == "uart1")),
             "input" => set(&mut options.input, Some(true)),
             "terminal" => set(

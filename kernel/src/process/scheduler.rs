@@ -275,6 +275,16 @@ pub fn wake(thread: &Arc<Thread>) {
     }
 }
 
+/// Interrupts the CPU that runs a thread, if it is another: the thread then looks whether there is
+/// something to do before it goes on. One that is on its way to a CPU looks anyway.
+pub fn kick(thread: &Thread) {
+    arch::cpu::fence();
+    let number = thread.last_cpu();
+    if secondary::online() > 1 && number != arch::cpu::id() && thread.state() == State::Running {
+        interrupt::call(number, Call::Reschedule);
+    }
+}
+
 /// Says that the current thread is about to sleep. What it waits for must be locked.
 pub fn prepare_to_block() {
     current().set_state(State::Blocking);
@@ -344,6 +354,8 @@ fn switch_away() {
         thread.set_state(State::Running);
         return;
     }
+    thread.usage.leave_kernel();
+    thread.usage.count_switch(thread.state() == State::Ready);
     thread.save_user_state();
     let target: *const Context = match &next {
         Some(next) => next.context(),
@@ -355,6 +367,7 @@ fn switch_away() {
     // the queue's reference. Interrupts are masked.
     unsafe { arch::context::switch(thread.context(), target) };
     finish_switch();
+    thread.usage.resume();
     thread.restore_user_state();
 }
 

@@ -1,10 +1,11 @@
 //! The process table: every process that has not been collected, by pid, and who is whose child.
 //!
 
-use super::{INIT, Process};
+use super::{INIT, Process, thread::Thread};
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, Ordering};
+use linux_raw_sys::general::SIGCHLD;
 use memory::{Lock, Rank};
 
 /// Pids are below this.
@@ -50,13 +51,23 @@ static TABLE: Lock<Table> = Lock::new(
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// What wait found.
-pub enum Found {
-    /// A child that has ended.
-    Ended(Arc<Process>),
-    /// Only children that run.
+pub enum Found<T> {
+    /// A child with something to tell.
+    Child(T),
+    /// Only children that have nothing to tell yet.
     Running,
     /// No such child.
     None,
+}
+
+/// What wait thinks of a child.
+pub enum Verdict<T> {
+    /// It is the one.
+    This(T),
+    /// It may be, but has nothing to tell yet.
+    NotYet,
+    /// It is not asked for.
+    Other,
 }
 
 /// Which children wait asks for.
@@ -135,6 +146,23 @@ impl Table {
         }
         if let Some(entry) = self.entry(pid) {
             (entry.older, entry.younger) = (older, last);
+        }
+    }
+
+    /// Who gets the children of `pid` when it ends.
+    fn reaper(&mut self, pid: u32) -> u32 {
+        let mut at = pid;
+        loop {
+            let parent = self
+                .entry(at)
+                .map_or(0, |entry| entry.process.parent.load(Ordering::Relaxed));
+            match self.entry(parent) {
+                None => return INIT,
+                Some(entry) if entry.process.subreaper.load(Ordering::Relaxed) && !entry.ended => {
+                    return parent;
+                }
+                Some(_) => at = parent,
+            }
         }
     }
 
@@ -229,6 +257,11 @@ pub fn get(pid: u32) -> Option<Arc<Process>> {
     TABLE.lock().entry(pid).map(|entry| entry.process.clone())
 }
 
+/// The thread `tid`, if it has not ended. A process has one, with its number.
+pub fn thread(tid: u32) -> Option<Arc<Thread>> {
+    get(tid)?.thread()
+}
+
 /// The process with the lowest pid above `after`.
 pub fn next(after: u32) -> Option<Arc<Process>> {
     let mut table = TABLE.lock();
@@ -250,25 +283,42 @@ pub fn count() -> u32 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Notes that `pid` has ended: its children become `/init`'s. Returns its parent, if it has one,
-/// and whether `/init` got a child that has ended already.
-pub fn end(pid: u32) -> (Option<Arc<Process>>, bool) {
+/// Who has to know that a process has ended.
+pub struct Bereaved {
+    /// Its parent, if it has one.
+    pub parent: Option<Arc<Process>>,
+    /// Who got a child of its that had ended already.
+    pub heir: Option<Arc<Process>>,
+    /// Its children that run.
+    pub children: Vec<Arc<Process>>,
+}
+
+/// Notes that `pid` has ended: its children become those of the nearest ancestor that takes them,
+/// `/init` if nobody else does.
+pub fn end(pid: u32) -> Bereaved {
     let mut table = TABLE.lock();
+    let reaper = table.reaper(pid);
     let mut inherited = false;
+    let mut children = Vec::new();
     while let Some(child) = table.entry(pid).map(|entry| entry.first_child)
         && child != 0
     {
         table.unlink(child, pid);
         let mut ended = false;
         if let Some(entry) = table.entry(child) {
-            entry.process.parent.store(INIT, Ordering::Relaxed);
+            entry.process.parent.store(reaper, Ordering::Relaxed);
+            entry.process.end_signal.store(SIGCHLD, Ordering::Relaxed);
             ended = entry.ended;
+            // Without memory, one is not told.
+            if !ended && children.try_reserve(1).is_ok() {
+                children.push(entry.process.clone());
+            }
         }
         if ended {
             inherited = true;
-            table.link(child, INIT);
+            table.link(child, reaper);
         } else {
-            table.link_running(child, INIT);
+            table.link_running(child, reaper);
         }
     }
     let mut parent = 0;
@@ -278,41 +328,48 @@ pub fn end(pid: u32) -> (Option<Arc<Process>>, bool) {
     }
     table.unlink(pid, parent);
     table.link(pid, parent);
-    (
-        table.entry(parent).map(|entry| entry.process.clone()),
-        inherited,
-    )
+    let mut process = |pid| table.entry(pid).map(|entry| entry.process.clone());
+    Bereaved {
+        parent: process(parent),
+        heir: if inherited { process(reaper) } else { None },
+        children,
+    }
 }
 
-/// Looks for a child of `parent` that has ended.
-pub fn find_ended(parent: u32, select: Select) -> Found {
+/// Looks for a child of `parent`. `look` judges one, and is told whether it has ended; those that
+/// have not are only seen if `running`.
+pub fn find_child<T>(
+    parent: u32,
+    select: Select,
+    running: bool,
+    mut look: impl FnMut(&Arc<Process>, bool) -> Verdict<T>,
+) -> Found<T> {
     let mut table = TABLE.lock();
-    if let Select::Pid(pid) = select {
-        return match table.entry(pid) {
-            Some(entry) if entry.process.parent.load(Ordering::Relaxed) != parent => Found::None,
-            Some(entry) if entry.ended => Found::Ended(entry.process.clone()),
-            Some(_) => Found::Running,
-            None => Found::None,
-        };
-    }
     let mut found = Found::None;
-    let mut at = table.entry(parent).map_or(0, |entry| entry.first_child);
+    let mut at = match select {
+        Select::Pid(pid) => pid,
+        _ => table.entry(parent).map_or(0, |entry| entry.first_child),
+    };
     while let Some(entry) = table.entry(at) {
         let process = &entry.process;
-        if let Select::Group(group) = select
-            && process.group.load(Ordering::Relaxed) != group
-        {
-            at = entry.older;
+        let (wanted, next) = match select {
+            Select::Any => (true, entry.older),
+            Select::Group(group) => (process.group.load(Ordering::Relaxed) == group, entry.older),
+            Select::Pid(_) => (process.parent.load(Ordering::Relaxed) == parent, 0),
+        };
+        at = next;
+        if !wanted {
             continue;
         }
-        if entry.ended {
-            return Found::Ended(process.clone());
+        match look(process, entry.ended) {
+            Verdict::This(child) => return Found::Child(child),
+            Verdict::NotYet => found = Found::Running,
+            Verdict::Other => continue,
         }
-        found = Found::Running;
-        if matches!(select, Select::Any) {
+        // All that have ended come first.
+        if matches!(select, Select::Any) && !entry.ended && !running {
             break;
         }
-        at = entry.older;
     }
     found
 }

@@ -1,6 +1,6 @@
 //! Threads: what the scheduler runs. A process has one for now.
 
-use super::{Process, fault, scheduler, signal, space::Space};
+use super::{Process, fault, scheduler, signal, space::Space, usage};
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{self, KernelStack, context::Context, fp, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
@@ -32,10 +32,10 @@ pub struct Thread {
     pub tid: u32,
     /// Its process.
     pub process: Arc<Process>,
-    /// Signals sent and not yet acted upon, bit `n - 1` for signal `n`.
-    pub pending: AtomicU64,
-    /// Signals not acted upon for now.
-    pub blocked: AtomicU64,
+    /// Its signals.
+    pub signals: signal::OfThread,
+    /// What it has used.
+    pub usage: usage::OfThread,
     /// Where to store 0 when the thread ends (CLONE_CHILD_CLEARTID).
     pub clear_child_tid: AtomicU64,
     /// Where the thread stores its number when it starts (CLONE_CHILD_SETTID).
@@ -66,6 +66,10 @@ pub struct Start {
     pub fp: fp::State,
     /// TPIDR_EL0.
     pub thread_pointer: u64,
+    /// Signals that it blocks.
+    pub blocked: u64,
+    /// Its alternate signal stack.
+    pub signal_stack: signal::AlternateStack,
 }
 
 impl Default for Start {
@@ -75,6 +79,8 @@ impl Default for Start {
             frame: TrapFrame::default(),
             fp: fp::State::new(),
             thread_pointer: 0,
+            blocked: 0,
+            signal_stack: signal::AlternateStack::NONE,
         }
     }
 }
@@ -123,8 +129,8 @@ impl Thread {
         let thread = Thread {
             tid,
             process,
-            pending: AtomicU64::new(0),
-            blocked: AtomicU64::new(0),
+            signals: signal::OfThread::new(start.blocked, start.signal_stack),
+            usage: usage::OfThread::default(),
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
             loading: AtomicBool::new(false),
@@ -224,6 +230,13 @@ impl Thread {
         unsafe { (*self.own.fp.get()).clone() }
     }
 
+    /// Gives the thread, which is current, these FP registers.
+    pub fn load_fp(&self, state: &fp::State) {
+        // SAFETY: as in `save_user_state`.
+        unsafe { (*self.own.fp.get()).clone_from(state) };
+        state.restore();
+    }
+
     /// TPIDR_EL0 as it was last saved.
     pub fn thread_pointer(&self) -> u64 {
         self.own.thread_pointer.get()
@@ -285,6 +298,7 @@ extern "C" fn enter(frame: usize) -> ! {
 pub fn return_to_user(frame: &mut TrapFrame) -> ! {
     {
         let thread = current();
+        thread.usage.resume();
         thread.restore_user_state();
         let child_tid = thread.set_child_tid.swap(0, Ordering::Relaxed);
         if child_tid != 0 {

@@ -1,6 +1,6 @@
 //! The tick, and threads that sleep until a time.
 
-use super::{scheduler, thread};
+use super::{scheduler, thread, timers};
 use crate::arch::time;
 use crate::fs::watch::Watcher;
 use crate::syscall::errno::Errno;
@@ -108,6 +108,13 @@ impl Drop for Alarm {
     }
 }
 
+/// A timer was set that ends at `end`.
+pub fn rearm(end: u64) {
+    if end < scheduler::cpu().timer.get() {
+        program(time::now());
+    }
+}
+
 /// Starts the tick on this CPU.
 pub fn start() {
     program(time::now());
@@ -128,6 +135,7 @@ pub fn expire() {
         }
     }
     drop(sleepers);
+    timers::expire(now);
     program(now);
 }
 
@@ -137,6 +145,9 @@ fn program(now: u64) {
     if let Some(Reverse(first)) = SLEEPERS.lock().peek() {
         next = next.min(first.deadline.max(now + 1));
     }
+    if let Some(end) = timers::next_alarm() {
+        next = next.min(end.max(now + 1));
+    }
     scheduler::cpu().timer.set(next);
     time::set_timer(next - now);
 }
@@ -145,9 +156,4 @@ fn program(now: u64) {
 pub fn ticks(nanoseconds: u64) -> u64 {
     let ticks = (u128::from(nanoseconds) * u128::from(time::hz())).div_ceil(1_000_000_000);
     u64::try_from(ticks).unwrap_or(u64::MAX)
-}
-
-/// Nanoseconds since boot.
-pub fn nanoseconds() -> u64 {
-    (u128::from(time::now()) * 1_000_000_000 / u128::from(time::hz())) as u64
 }

@@ -1,15 +1,15 @@
 //! System calls that tell of the machine and of limits.
 
 use super::errno::Errno;
-use super::process::no_usage;
 use super::{Result, user};
 use crate::arch::{self, uaccess};
-use crate::fs::MAX_FILES;
-use crate::process::image::STACK_LIMIT;
-use crate::process::{random, table, timer};
+use crate::process::credentials::Ids;
+use crate::process::thread::current;
+use crate::process::usage::{self, Totals};
+use crate::process::{Process, clock, limits, random, table};
 use linux_raw_sys::general::{
-    GRND_INSECURE, GRND_NONBLOCK, GRND_RANDOM, RLIM_NLIMITS, RLIMIT_NOFILE, RLIMIT_STACK,
-    RUSAGE_CHILDREN, RUSAGE_SELF, rlimit64,
+    __kernel_old_timeval, GRND_INSECURE, GRND_NONBLOCK, GRND_RANDOM, RLIM_NLIMITS, RUSAGE_CHILDREN,
+    RUSAGE_SELF, rlimit64, rusage,
 };
 use memory::PAGE_SIZE;
 
@@ -70,52 +70,83 @@ pub fn getrandom(addr: u64, len: u64, flags: u32) -> Result {
     Ok(len as u64)
 }
 
-/// prlimit64(pid, resource, new, old): limits can be read; setting one changes nothing.
+/// prlimit64(pid, resource, new, old).
 pub fn prlimit64(pid: u32, resource: u32, new: u64, old: u64) -> Result {
+    let wanted = if new != 0 {
+        Some(user::read::<rlimit64>(new)?)
+    } else {
+        None
+    };
+    let caller = current();
+    let process = match pid {
+        0 => caller.process.clone(),
+        pid => table::get(pid).ok_or(Errno::ESRCH)?,
+    };
+    if process.pid != caller.process.pid && !may_limit(&caller.process, &process) {
+        return Err(Errno::EPERM);
+    }
     if resource >= RLIM_NLIMITS {
         return Err(Errno::EINVAL);
     }
-    if pid != 0 && table::get(pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    if new != 0 {
-        let limit: rlimit64 = user::read(new)?;
-        if limit.rlim_cur > limit.rlim_max {
-            return Err(Errno::EINVAL);
-        }
-    }
+    let before = limits::change(&caller, &process, resource, wanted)?;
     if old != 0 {
-        let limit = match resource {
-            RLIMIT_STACK => STACK_LIMIT,
-            RLIMIT_NOFILE => MAX_FILES as u64,
-            _ => u64::MAX,
-        };
-        user::write(
-            old,
-            &rlimit64 {
-                rlim_cur: limit,
-                rlim_max: limit,
-            },
-        )?;
+        user::write(old, &before)?;
     }
     Ok(0)
+}
+
+/// Whether `caller` may see and set the limits of `process`: all ids are its real ones, or it is
+/// root.
+fn may_limit(caller: &Process, process: &Process) -> bool {
+    let (uid, gid, root) = {
+        let own = caller.credentials.lock();
+        (own.uid.real, own.gid.real, own.is_root())
+    };
+    let theirs = process.credentials.lock();
+    let all = |ids: &Ids, id| ids.real == id && ids.effective == id && ids.saved == id;
+    root || all(&theirs.uid, uid) && all(&theirs.gid, gid)
 }
 
 /// getrusage(who, usage).
 pub fn getrusage(who: i32, addr: u64) -> Result {
     const RUSAGE_THREAD: i32 = 1;
-    if !matches!(who, RUSAGE_THREAD) && who != RUSAGE_SELF as i32 && who != RUSAGE_CHILDREN {
-        return Err(Errno::EINVAL);
-    }
-    user::write(addr, &no_usage())?;
+    const SELF: i32 = RUSAGE_SELF as i32;
+    let thread = current();
+    let used = match who {
+        SELF => usage::of_process(&thread.process),
+        RUSAGE_THREAD => thread.usage.totals(),
+        RUSAGE_CHILDREN => usage::of_children(&thread.process),
+        _ => return Err(Errno::EINVAL),
+    };
+    user::write(addr, &to_rusage(&used))?;
     Ok(0)
+}
+
+/// `struct rusage`.
+pub fn to_rusage(used: &Totals) -> rusage {
+    let time = |ticks| {
+        let microseconds = clock::from_ticks(ticks) / 1000;
+        __kernel_old_timeval {
+            tv_sec: (microseconds / 1_000_000) as i64,
+            tv_usec: (microseconds % 1_000_000) as i64,
+        }
+    };
+    // SAFETY: a structure of integers.
+    let mut usage: rusage = unsafe { core::mem::zeroed() };
+    usage.ru_utime = time(used.user);
+    usage.ru_stime = time(used.system);
+    usage.ru_maxrss = (used.resident * (PAGE_SIZE / 1024)) as i64;
+    usage.ru_minflt = used.faults as i64;
+    usage.ru_nvcsw = used.slept as i64;
+    usage.ru_nivcsw = used.preempted as i64;
+    usage
 }
 
 /// sysinfo(info).
 pub fn sysinfo(addr: u64) -> Result {
     let memory = arch::mmu::memory();
     let info = SysInfo {
-        uptime: timer::nanoseconds() / 1_000_000_000,
+        uptime: clock::monotonic() / clock::SECOND,
         total_ram: memory.frames.total() * PAGE_SIZE,
         free_ram: memory.frames.free_count() * PAGE_SIZE,
         processes: table::count().min(u16::MAX.into()) as u16,

@@ -2,18 +2,22 @@
 
 pub mod errno;
 mod file;
+mod identity;
 mod info;
 mod memory;
 mod process;
-mod signal;
+mod signals;
 mod time;
+mod timers;
 pub mod user;
 
 use crate::arch::trap::TrapFrame;
+use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
 use errno::Errno;
 use file::{attribute, descriptor, directory, io, name, open, poll, stat};
+use identity::Kind;
 use linux_raw_sys::general as nr;
 use wire::event::Event;
 
@@ -28,12 +32,22 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
         nr::__NR_getpid => Ok(thread.process.pid.into()),
         nr::__NR_gettid => Ok(thread.tid.into()),
         nr::__NR_getppid => process::getppid(thread),
-        nr::__NR_getuid | nr::__NR_geteuid | nr::__NR_getgid | nr::__NR_getegid => Ok(0),
+        nr::__NR_getuid => identity::real(Kind::User),
+        nr::__NR_geteuid => identity::effective(Kind::User),
+        nr::__NR_getgid => identity::real(Kind::Group),
+        nr::__NR_getegid => identity::effective(Kind::Group),
         nr::__NR_sched_yield => process::sched_yield(),
-        _ => call(frame),
+        _ => {
+            thread.usage.enter_kernel();
+            let result = call(frame);
+            thread.usage.leave_kernel();
+            result
+        }
     };
     frame.x[0] = match result {
         Ok(value) => value,
+        // The registers are still those of the call, which may have to be made again.
+        Err(Errno::EINTR) => return signal::deliver_interrupted(thread, frame),
         Err(Errno(code)) => (-i64::from(code)) as u64,
     };
 }
@@ -44,6 +58,7 @@ fn call(frame: &mut TrapFrame) -> Result {
     match frame.x[8] as u32 {
         nr::__NR_exit | nr::__NR_exit_group => crate::process::exit::exit(a as u32),
         nr::__NR_clone => process::clone(frame),
+        nr::__NR_clone3 => process::clone3(frame),
         nr::__NR_execve => process::execve(frame, a, b, c),
         nr::__NR_wait4 => process::wait4(a, b, c as u32, d),
         nr::__NR_waitid => process::waitid(a as u32, b as u32, c, d as u32, e),
@@ -57,7 +72,22 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_sched_getaffinity => process::sched_getaffinity(a as u32, b, c),
         nr::__NR_sched_setaffinity => process::sched_setaffinity(a as u32, b, c),
         nr::__NR_getcpu => process::getcpu(a, b),
-        nr::__NR_prctl => process::prctl(a as u32, b, c),
+        nr::__NR_prctl => process::prctl(a as u32, [b, c, d, e]),
+        nr::__NR_getpriority => process::getpriority(a as u32, b as u32),
+        nr::__NR_setpriority => process::setpriority(a as u32, b as u32, c as i32),
+
+        nr::__NR_setuid => identity::set(Kind::User, a as u32),
+        nr::__NR_setgid => identity::set(Kind::Group, a as u32),
+        nr::__NR_setreuid => identity::set_two(Kind::User, a as u32, b as u32),
+        nr::__NR_setregid => identity::set_two(Kind::Group, a as u32, b as u32),
+        nr::__NR_setresuid => identity::set_three(Kind::User, a as u32, b as u32, c as u32),
+        nr::__NR_setresgid => identity::set_three(Kind::Group, a as u32, b as u32, c as u32),
+        nr::__NR_getresuid => identity::get_three(Kind::User, [a, b, c]),
+        nr::__NR_getresgid => identity::get_three(Kind::Group, [a, b, c]),
+        nr::__NR_setfsuid => identity::set_files(Kind::User, a as u32),
+        nr::__NR_setfsgid => identity::set_files(Kind::Group, a as u32),
+        nr::__NR_getgroups => identity::getgroups(a as u32, b),
+        nr::__NR_setgroups => identity::setgroups(a as u32 as u64, b),
 
         nr::__NR_brk => memory::brk(a),
         nr::__NR_mmap => memory::mmap(a, b, c, d as u32, e, f),
@@ -136,18 +166,33 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_nanosleep => time::nanosleep(a, b),
         nr::__NR_clock_nanosleep => time::clock_nanosleep(a as u32, b as u32, c, d),
         nr::__NR_times => time::times(a),
+        nr::__NR_getitimer => timers::getitimer(a as u32, b),
+        nr::__NR_setitimer => timers::setitimer(a as u32, b, c),
+        nr::__NR_timer_create => timers::timer_create(a as u32, b, c),
+        nr::__NR_timer_settime => timers::timer_settime(a as u32, b as u32, c, d),
+        nr::__NR_timer_gettime => timers::timer_gettime(a as u32, b),
+        nr::__NR_timer_getoverrun => timers::timer_getoverrun(a as u32),
+        nr::__NR_timer_delete => timers::timer_delete(a as u32),
 
-        nr::__NR_kill => signal::kill(a as i32, b as u32),
-        nr::__NR_tkill => signal::tgkill(a as u32, a as u32, b as u32),
-        nr::__NR_tgkill => signal::tgkill(a as u32, b as u32, c as u32),
-        nr::__NR_rt_sigaction => signal::rt_sigaction(a as u32, b, c, d),
-        nr::__NR_rt_sigprocmask => signal::rt_sigprocmask(a as u32, b, c, d),
-        nr::__NR_rt_sigpending => signal::rt_sigpending(a, b),
-        nr::__NR_sigaltstack => signal::sigaltstack(b),
+        nr::__NR_kill => signals::kill(a as i32, b as u32),
+        nr::__NR_tkill => signals::tkill(a as i32, b as u32),
+        nr::__NR_tgkill => signals::tgkill(a as i32, b as i32, c as u32),
+        nr::__NR_rt_sigaction => signals::rt_sigaction(a as u32, b, c, d),
+        nr::__NR_rt_sigprocmask => signals::rt_sigprocmask(a as u32, b, c, d),
+        nr::__NR_rt_sigpending => signals::rt_sigpending(a, b),
+        nr::__NR_rt_sigsuspend => signals::rt_sigsuspend(a, b),
+        nr::__NR_rt_sigtimedwait => signals::rt_sigtimedwait(a, b, c, d),
+        nr::__NR_rt_sigqueueinfo => signals::rt_sigqueueinfo(a as i32, b as u32, c),
+        nr::__NR_rt_tgsigqueueinfo => signals::rt_tgsigqueueinfo(a as i32, b as i32, c as u32, d),
+        nr::__NR_rt_sigreturn => signals::rt_sigreturn(frame),
+        nr::__NR_sigaltstack => signals::sigaltstack(frame.sp, a, b),
+        nr::__NR_restart_syscall => time::restart_syscall(),
 
         nr::__NR_uname => info::uname(a),
         nr::__NR_getrandom => info::getrandom(a, b, c as u32),
         nr::__NR_prlimit64 => info::prlimit64(a as u32, b as u32, c, d),
+        nr::__NR_getrlimit => info::prlimit64(0, a as u32, 0, b),
+        nr::__NR_setrlimit => info::prlimit64(0, a as u32, b, 0),
         nr::__NR_getrusage => info::getrusage(a as i32, b),
         nr::__NR_sysinfo => info::sysinfo(a),
         number => unimplemented(frame, number),

@@ -4,14 +4,16 @@ use super::errno::Errno;
 use super::{Result, user};
 use crate::arch::time;
 use crate::process::image::USER_HZ;
-use crate::process::timer;
+use crate::process::signal::restart::Sleep;
+use crate::process::thread::current;
+use crate::process::{Process, clock, table, timer, usage};
 use linux_raw_sys::general::{
     CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW,
-    CLOCK_PROCESS_CPUTIME_ID, CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_THREAD_CPUTIME_ID,
-    TIMER_ABSTIME, timespec, timeval,
+    CLOCK_PROCESS_CPUTIME_ID, CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI,
+    CLOCK_THREAD_CPUTIME_ID, TIMER_ABSTIME, timespec, timeval,
 };
 
-const SECOND: u64 = 1_000_000_000;
+pub const SECOND: u64 = 1_000_000_000;
 
 /// `struct tms`.
 #[derive(Clone, Copy, Default)]
@@ -20,20 +22,42 @@ pub struct Tms {
     times: [u64; 4],
 }
 
-/// The time of a clock in nanoseconds. Without a clock of the day the machine starts in 1970, and
-/// the CPU's time is not told apart by process yet.
+/// The time of a clock in nanoseconds.
 fn now(clock: u32) -> core::result::Result<u64, Errno> {
     match clock {
-        CLOCK_REALTIME
-        | CLOCK_MONOTONIC
-        | CLOCK_PROCESS_CPUTIME_ID
-        | CLOCK_THREAD_CPUTIME_ID
-        | CLOCK_MONOTONIC_RAW
-        | CLOCK_REALTIME_COARSE
-        | CLOCK_MONOTONIC_COARSE
-        | CLOCK_BOOTTIME => Ok(timer::nanoseconds()),
+        CLOCK_REALTIME | CLOCK_REALTIME_COARSE | CLOCK_TAI => Ok(clock::realtime()),
+        CLOCK_MONOTONIC | CLOCK_MONOTONIC_RAW | CLOCK_MONOTONIC_COARSE | CLOCK_BOOTTIME => {
+            Ok(clock::monotonic())
+        }
+        CLOCK_PROCESS_CPUTIME_ID => Ok(cpu_time(&current().process)),
+        CLOCK_THREAD_CPUTIME_ID => {
+            let thread = current();
+            thread.usage.leave_kernel();
+            Ok(clock::from_ticks(thread.usage.totals().time()))
+        }
+        // The CPU time of a process: its number, inverted, above three bits that say which time.
+        clock if clock as i32 <= -8 => {
+            const SCHED: u32 = 2;
+            let pid = !(clock as i32 >> 3) as u32;
+            let process = match pid {
+                0 => current().process.clone(),
+                pid => table::get(pid).ok_or(Errno::EINVAL)?,
+            };
+            if clock & 3 > SCHED {
+                return Err(Errno::EINVAL);
+            }
+            Ok(cpu_time(&process))
+        }
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn cpu_time(process: &Process) -> u64 {
+    let thread = current();
+    if process.pid == thread.process.pid {
+        thread.usage.leave_kernel();
+    }
+    clock::from_ticks(usage::of_process(process).time())
 }
 
 pub fn to_timespec(nanoseconds: u64) -> timespec {
@@ -62,9 +86,15 @@ pub fn clock_gettime(clock: u32, addr: u64) -> Result {
 
 /// clock_getres(clock, resolution).
 pub fn clock_getres(clock: u32, addr: u64) -> Result {
+    /// What Linux says of the coarse clocks, with HZ=250.
+    const COARSE: u64 = 4_000_000;
     now(clock)?;
+    let resolution = match clock {
+        CLOCK_REALTIME_COARSE | CLOCK_MONOTONIC_COARSE => COARSE,
+        _ => 1,
+    };
     if addr != 0 {
-        user::write(addr, &to_timespec((SECOND / time::hz()).max(1)))?;
+        user::write(addr, &to_timespec(resolution))?;
     }
     Ok(0)
 }
@@ -72,7 +102,7 @@ pub fn clock_getres(clock: u32, addr: u64) -> Result {
 /// gettimeofday(time).
 pub fn gettimeofday(addr: u64) -> Result {
     if addr != 0 {
-        let now = timer::nanoseconds();
+        let now = clock::realtime();
         let time = timeval {
             tv_sec: (now / SECOND) as i64,
             tv_usec: (now % SECOND / 1000) as i64,
@@ -84,38 +114,68 @@ pub fn gettimeofday(addr: u64) -> Result {
 
 /// nanosleep(request, remaining).
 pub fn nanosleep(request: u64, remaining: u64) -> Result {
-    sleep(
-        timer::ticks(read_timespec(request)?).saturating_add(time::now()),
+    let ticks = timer::ticks(read_timespec(request)?);
+    sleep(Sleep {
+        deadline: ticks.saturating_add(time::now()),
         remaining,
-    )
+    })
 }
 
 /// clock_nanosleep(clock, flags, request, remaining).
 pub fn clock_nanosleep(clock: u32, flags: u32, request: u64, remaining: u64) -> Result {
     now(clock)?;
-    let ticks = timer::ticks(read_timespec(request)?);
-    if flags & TIMER_ABSTIME != 0 {
-        sleep(ticks, 0)
-    } else {
-        sleep(ticks.saturating_add(time::now()), remaining)
+    // Linux sleeps by these, and by CLOCK_PROCESS_CPUTIME_ID, which makes no sense with one thread.
+    if !matches!(
+        clock,
+        CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME | CLOCK_TAI
+    ) {
+        return Err(Errno::EOPNOTSUPP);
     }
+    let wanted = read_timespec(request)?;
+    if flags & TIMER_ABSTIME == 0 {
+        return nanosleep(request, remaining);
+    }
+    let epoch = match clock {
+        CLOCK_REALTIME | CLOCK_TAI => clock::epoch(),
+        _ => 0,
+    };
+    timer::sleep_until(timer::ticks(wanted.saturating_sub(epoch)))?;
+    Ok(0)
 }
 
-fn sleep(deadline: u64, remaining: u64) -> Result {
-    let result = timer::sleep_until(deadline);
-    if result.is_err() && remaining != 0 {
-        let left = u128::from(deadline.saturating_sub(time::now())) * u128::from(SECOND)
-            / u128::from(time::hz());
-        user::write(remaining, &to_timespec(left as u64))?;
+/// Sleeps for a time that was given as a duration; restart_syscall goes on with it.
+fn sleep(sleep: Sleep) -> Result {
+    let thread = current();
+    let result = timer::sleep_until(sleep.deadline);
+    if result == Err(Errno::EINTR) {
+        if sleep.remaining != 0 {
+            let left = sleep.deadline.saturating_sub(time::now());
+            user::write(sleep.remaining, &to_timespec(clock::from_ticks(left)))?;
+        }
+        thread.signals.own().restart = Some(sleep);
     }
     result?;
     Ok(0)
 }
 
-/// times(buffer): CPU times are not counted per process yet; the result is the time since boot.
+/// restart_syscall(): goes on with the sleep that was interrupted last.
+pub fn restart_syscall() -> Result {
+    let last = current().signals.own().restart.take();
+    sleep(last.ok_or(Errno::EINTR)?)
+}
+
+/// times(buffer): returns the time since boot.
 pub fn times(addr: u64) -> Result {
     if addr != 0 {
-        user::write(addr, &Tms::default())?;
+        let process = &current().process;
+        let (own, children) = (usage::of_process(process), usage::of_children(process));
+        let times = [own.user, own.system, children.user, children.system];
+        user::write(
+            addr,
+            &Tms {
+                times: times.map(usage::user_hz),
+            },
+        )?;
     }
-    Ok(timer::nanoseconds() / (SECOND / USER_HZ))
+    Ok(clock::monotonic() / (SECOND / USER_HZ))
 }

@@ -34,12 +34,18 @@ plain! {
     crate::process::signal::Action: 32
     super::time::Tms: 32
     super::info::SysInfo: 112
-    super::process::SigInfo: 128
     crate::fs::buffer::Iovec: 16
     super::file::descriptor::Flock: 32
     super::file::stat::Statfs: 120
     statx: 256
     crate::fs::tty::Winsize: 8
+    crate::arch::trap::TrapFrame: 272
+    crate::process::signal::AlternateStack: 24
+    crate::process::signal::frame::ContextHead: 48
+    crate::process::signal::frame::Record: 8
+    crate::process::signal::Info: 48
+    super::timers::Event: 24
+    super::process::CloneArguments: 64
 }
 
 /// Writes a value to the user's memory.

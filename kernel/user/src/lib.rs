@@ -46,6 +46,7 @@ pub mod file;
 pub mod memory;
 mod print;
 pub mod process;
+pub mod signal;
 mod start;
 pub mod sync;
 mod syscall;

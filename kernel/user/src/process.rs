@@ -238,6 +238,24 @@ fn wait4(pid: Pid) -> Result<(Pid, Status)> {
     }
 }
 
+/// Waits for a child with options (WNOHANG, WUNTRACED, ...); the status as the kernel gives it.
+pub fn wait_raw(pid: Pid, options: u32) -> Result<(Pid, u32)> {
+    let mut status = 0u32;
+    // SAFETY: the kernel writes one word, to `status`.
+    let child = unsafe {
+        syscall(
+            __NR_wait4,
+            [
+                pid as usize,
+                (&raw mut status) as usize,
+                options as usize,
+                0,
+            ],
+        )
+    }?;
+    Ok((child as Pid, status))
+}
+
 /// Waits for the end of one child.
 pub fn wait(child: Pid) -> Result<Status> {
     wait4(child).map(|(_, status)| status)

@@ -2,7 +2,7 @@
 
 use crate::{Result, syscall};
 use core::arch::asm;
-use linux_raw_sys::general::{__NR_clock_gettime, __NR_getrandom, CLOCK_MONOTONIC};
+use linux_raw_sys::general::{__NR_clock_gettime, __NR_getrandom, __NR_nanosleep, CLOCK_MONOTONIC};
 
 /// Nanoseconds of CLOCK_MONOTONIC, by system call.
 pub fn now() -> Result<u64> {
@@ -15,6 +15,21 @@ pub fn now() -> Result<u64> {
         )
     }?;
     Ok(time[0] * 1_000_000_000 + time[1])
+}
+
+/// Sleeps for so many nanoseconds; what is left of them if a signal ends it.
+pub fn sleep(nanoseconds: u64) -> core::result::Result<(), (crate::Errno, u64)> {
+    let wanted = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    let mut left = [0u64; 2];
+    // SAFETY: the kernel reads one timespec and writes another.
+    unsafe {
+        syscall(
+            __NR_nanosleep,
+            [wanted.as_ptr() as usize, left.as_mut_ptr() as usize],
+        )
+    }
+    .map(drop)
+    .map_err(|errno| (errno, left[0] * 1_000_000_000 + left[1]))
 }
 
 /// The generic timer's counter (CNTVCT_EL0), and its frequency in Hz: time without a system call.

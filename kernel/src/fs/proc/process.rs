@@ -55,10 +55,7 @@ fn signals(process: &Process) -> [u64; 4] {
         }
     }
     let (pending, blocked) = process.thread().map_or((0, 0), |thread| {
-        (
-            thread.pending.load(Ordering::Relaxed),
-            thread.blocked.load(Ordering::Relaxed),
-        )
+        (signal::pending(&thread), thread.signals.blocked())
     });
     [pending, blocked, ignored, caught]
 }

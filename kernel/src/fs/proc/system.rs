@@ -4,7 +4,7 @@ use super::list::Word;
 use super::text::Window;
 use crate::arch::mmu;
 use crate::fs::regular::QUOTA;
-use crate::process::{random, table, timer};
+use crate::process::{clock, random, table};
 use crate::{arch, board};
 use core::fmt::{self, Write};
 use memory::PAGE_SIZE;
@@ -14,7 +14,7 @@ const RELEASE: &str = "6.12.0-cowscope";
 
 /// Writes one of the files.
 pub fn write(to: &mut Window, word: Word) -> fmt::Result {
-    let now = timer::nanoseconds();
+    let now = clock::monotonic();
     match word {
         Word::Meminfo => meminfo(to),
         Word::Cpuinfo => cpuinfo(to),

@@ -7,12 +7,11 @@ use super::file;
 use crate::arch::{time, uaccess};
 use crate::fs::watch::{ALWAYS, Events, Poller, Ticket};
 use crate::fs::{File, MAX_FILES};
-use crate::process::signal::UNBLOCKABLE;
+use crate::process::signal;
 use crate::process::thread::current;
 use crate::process::timer;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND,
     POLLWRNORM,
@@ -99,7 +98,8 @@ fn write_rest(timeout: u64, deadline: Deadline) {
     }
 }
 
-/// Blocks other signals while `wait` runs.
+/// Blocks other signals while `wait` runs. If a signal ends it, its handler runs before the mask is
+/// back.
 fn with_mask<T>(mask: u64, size: u64, wait: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
     if mask == 0 {
         return wait();
@@ -109,9 +109,11 @@ fn with_mask<T>(mask: u64, size: u64, wait: impl FnOnce() -> Fallible<T>) -> Fal
     }
     let mask: u64 = user::read(mask)?;
     let thread = current();
-    let before = thread.blocked.swap(mask & !UNBLOCKABLE, Ordering::Relaxed);
+    signal::set_temporary_mask(&thread, mask);
     let result = wait();
-    thread.blocked.store(before, Ordering::Relaxed);
+    if !matches!(result, Err(Errno::EINTR)) {
+        signal::end_temporary_mask(&thread);
+    }
     result
 }
 

@@ -1,0 +1,105 @@
+//! Resource limits (getrlimit(2)).
+
+use super::thread::Current;
+use super::{Process, table, timers};
+use crate::syscall::errno::Errno;
+use linux_raw_sys::general::{
+    RLIM_NLIMITS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE,
+    RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO, RLIMIT_SIGPENDING, RLIMIT_STACK, rlimit64,
+};
+
+/// RLIM64_INFINITY.
+pub const INFINITY: u64 = u64::MAX;
+/// The most that RLIMIT_NOFILE may be raised to (`/proc/sys/fs/nr_open`).
+const OPEN_MAX: u64 = 1 << 20;
+
+/// The limits of a process, by RLIMIT_*.
+#[derive(Clone, Copy)]
+pub struct Limits([(u64, u64); RLIM_NLIMITS as usize]);
+
+impl Limits {
+    /// Linux's, of the first process.
+    pub const fn initial() -> Limits {
+        let mut limits = [(INFINITY, INFINITY); RLIM_NLIMITS as usize];
+        limits[RLIMIT_STACK as usize] = (8 << 20, INFINITY);
+        limits[RLIMIT_CORE as usize] = (0, INFINITY);
+        limits[RLIMIT_NPROC as usize] = (1 << 17, 1 << 17);
+        limits[RLIMIT_NOFILE as usize] = (1024, 4096);
+        limits[RLIMIT_MEMLOCK as usize] = (8 << 20, 8 << 20);
+        limits[RLIMIT_SIGPENDING as usize] = (1 << 17, 1 << 17);
+        limits[RLIMIT_MSGQUEUE as usize] = (819_200, 819_200);
+        limits[RLIMIT_NICE as usize] = (0, 0);
+        limits[RLIMIT_RTPRIO as usize] = (0, 0);
+        Limits(limits)
+    }
+
+    /// Soft and hard.
+    pub fn get(&self, resource: u32) -> (u64, u64) {
+        self.0[resource as usize]
+    }
+}
+
+/// The soft limit of a process.
+pub fn soft(process: &Process, resource: u32) -> u64 {
+    process.limits.lock().get(resource).0
+}
+
+/// prlimit: sets a limit of `process` if one is given, and returns the one before.
+pub fn change(
+    caller: &Current,
+    process: &Process,
+    resource: u32,
+    new: Option<rlimit64>,
+) -> Result<rlimit64, Errno> {
+    let privileged = caller.process.credentials.lock().is_root();
+    let before = {
+        let mut limits = process.limits.lock();
+        let before = limits.get(resource);
+        if let Some(new) = new {
+            if new.rlim_cur > new.rlim_max {
+                return Err(Errno::EINVAL);
+            }
+            if resource == RLIMIT_NOFILE && new.rlim_max > OPEN_MAX {
+                return Err(Errno::EPERM);
+            }
+            if new.rlim_max > before.1 && !privileged {
+                return Err(Errno::EPERM);
+            }
+            limits.0[resource as usize] = (new.rlim_cur, new.rlim_max);
+        }
+        before
+    };
+    if new.is_some() && resource == RLIMIT_CPU {
+        timers::watch(process);
+    }
+    if let Some(new) = new
+        && resource == RLIMIT_STACK
+        && process.pid == caller.process.pid
+        && let Some(space) = caller.space()
+    {
+        space.lock().map.set_stack_limit(new.rlim_cur);
+    }
+    Ok(rlimit64 {
+        rlim_cur: before.0,
+        rlim_max: before.1,
+    })
+}
+
+/// Whether the user of `process` may have one more process (RLIMIT_NPROC). Root may have any number.
+pub fn may_fork(process: &Process) -> bool {
+    let limit = soft(process, RLIMIT_NPROC);
+    let (user, privileged) = {
+        let credentials = process.credentials.lock();
+        (credentials.uid.real, credentials.is_root())
+    };
+    if limit == INFINITY || privileged || user == 0 {
+        return true;
+    }
+    let mut count = 0;
+    let mut pid = 0;
+    while let Some(other) = table::next(pid) {
+        pid = other.pid;
+        count += u64::from(other.real_uid() == user);
+    }
+    count < limit
+}
