@@ -5,7 +5,8 @@
 //! Not here: a futex keyed by physical address loses wakeups after a copy (Redox 7f409d46): there are
 //! no futexes yet. Pinned pages (`PageAnonExclusive`): nothing pins pages; what the kernel holds for a
 //! moment is counted. A hardware dirty bit lost at fork (Redis 8124): hardware never writes our
-//! descriptors (DBM is never set, AF always), which `Machine` checks of every descriptor.
+//! descriptors, since `descriptor` has no way to set DBM, and sets AF in every leaf. CVE-2025-10263 (a
+//! broadcast TLBI that completes too early on some cores): no repetition of TLBIs is built in.
 
 use std::fs;
 use std::path::Path;
