@@ -291,7 +291,6 @@ fn dynamic_programs() {
 }
 
 #[test]
-#[ignore = "the kernel lacks rt_sigsuspend and handlers: busybox waits forever"]
 fn signals() {
     let root = root(&["bash", "coreutils", "dash"]);
     compare(&root, &cases("/bin/dash", "dash", SIGNALS));
