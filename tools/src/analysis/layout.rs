@@ -310,12 +310,13 @@ impl Machine {
         };
         let table = *table;
         let fork = self.tables.get(table).fork;
+        // In the kernel its copy was under way, and its leaves lost their rights, before this event.
+        self.overlap.change(Object::Table(table));
         if self.tables.get(table).parents < 2 {
             self.copied_by_two(table);
             self.tables.get_mut(table).fork = 0;
             return fork;
         }
-        self.overlap.change(Object::Table(table));
         let shared = self.tables.get_mut(table);
         for leaf in shared
             .leaves
