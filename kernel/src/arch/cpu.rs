@@ -55,6 +55,34 @@ pub fn local() -> *const Local {
     local
 }
 
+/// Runs `f` on this core's emergency stack: what may be needed at any depth of a thread's own, which
+/// has no room for it, such as sending the trace. Nothing else is there but the report of a panic,
+/// and then `f` runs where it is called.
+pub fn with_room(f: extern "C" fn()) {
+    // SAFETY: this core's own, which stays: the kernel is not preempted.
+    let top = unsafe { (*local()).emergency.get() }.addr();
+    let sp: usize;
+    // SAFETY: reads a register.
+    unsafe { instruction!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+    if (top - super::trap::EMERGENCY_SIZE..=top).contains(&sp) {
+        return f();
+    }
+    // SAFETY: the emergency stack is this core's own, is not in use (see above), and interrupts are
+    // masked; `f` returns, and keeps x20 as every function does.
+    unsafe {
+        instruction!(
+            "mov x20, sp",
+            "mov sp, {top}",
+            "blr {f}",
+            "mov sp, x20",
+            top = in(reg) top,
+            f = in(reg) f,
+            out("x20") _,
+            clobber_abi("C"),
+        );
+    }
+}
+
 /// Number of this core, counted from 0 (the boot core) in the order of starting.
 #[inline(always)]
 pub fn id() -> usize {

@@ -55,7 +55,7 @@ const EC_INSTRUCTION_ABORT_EL0: u64 = 0x20;
 const EC_DATA_ABORT_EL0: u64 = 0x24;
 const EC_DATA_ABORT_EL1: u64 = 0x25;
 
-const EMERGENCY_SIZE: usize = 8192;
+pub(super) const EMERGENCY_SIZE: usize = 8192;
 const OVERFLOW: u64 = 16;
 
 #[repr(C, align(16))]

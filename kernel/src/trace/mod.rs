@@ -143,6 +143,10 @@ fn record(event: Event) {
 /// Makes room: all that is needed with `lossless`, else as much as goes without waiting.
 #[cold]
 fn drain() {
+    arch::cpu::with_room(drain_here);
+}
+
+extern "C" fn drain_here() {
     if LOSSLESS.load(Ordering::Relaxed) {
         OUTPUT.lock().drain(usize::MAX, Wait::Yes);
     } else if let Some(mut output) = OUTPUT.try_lock() {
