@@ -1,6 +1,6 @@
 //! What faults cost on the wire, and that what is lost is counted.
 
-use tests::{Board, Boot, Run};
+use tests::{Board, Boot, ForkMode, Run};
 use tools::report::Options;
 use tools::report::args::{ReportFormat, SymbolArgs};
 use wire::event::{Event, KIND_NAMES, KINDS, Outcome};
@@ -22,7 +22,9 @@ fn sweep_copies(run: &Run) -> Vec<usize> {
 #[test]
 fn ten_bytes_a_fault() {
     for board in [Board::Virt, Board::Raspi3b] {
-        let run = Boot::on(board).lossless().run(&["sweep", "4096", "copy"]);
+        // A shared table's first write is another outcome.
+        let boot = Boot::on(board).lossless().fork(ForkMode::Classic);
+        let run = boot.run(&["sweep", "4096", "copy"]);
         run.expect_status(0).expect_sound();
         let copies = sweep_copies(&run);
         assert_eq!(copies.len(), 4096);
@@ -130,7 +132,8 @@ fn lossless_loses_nothing() {
         assert_eq!(end.dropped, [0; KINDS]);
         assert_eq!(end.emitted, received(run));
     }
-    let kinds = ["fault", "fork", "exec", "exit", "descriptor", "frame"];
+    // Not frames: the ring is in the kernel's heap, which grows and shrinks at other moments then.
+    let kinds = ["fault", "fork", "exec", "exit", "descriptor"];
     for kind in kinds {
         let index = KIND_NAMES.iter().position(|name| *name == kind);
         let index = index.expect("a kind of event");

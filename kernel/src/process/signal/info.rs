@@ -163,6 +163,10 @@ impl Queue {
         if !self.infos.iter().any(|info| info.signal == signal) {
             self.set &= !bit;
         }
+        if self.infos.is_empty() {
+            // Its memory may be the last of the heap, which cannot shrink then.
+            self.infos = VecDeque::new();
+        }
         // Without an info it is Linux's for a signal whose info found no memory.
         Some(info.unwrap_or(Info {
             signal,
