@@ -143,6 +143,9 @@ pub enum Op {
 pub struct Program {
     pub seed: u64,
     pub ops: Vec<Op>,
+    /// Each step is tried with its first allocation refused, then with its second, and so on, until
+    /// it has none left that was not.
+    pub refused: bool,
 }
 
 fn back() -> impl Strategy<Value = Back> {
@@ -251,6 +254,10 @@ fn programs(steps: Range<usize>) -> impl Strategy<Value = Program> {
         }
         // Something to work on.
         ops.insert(0, first);
-        Program { seed, ops }
+        Program {
+            seed,
+            ops,
+            refused: false,
+        }
     })
 }

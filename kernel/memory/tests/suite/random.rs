@@ -14,7 +14,9 @@ const FRAMES: usize = 320;
 
 /// A machine for a program.
 pub fn machine(program: &Program, cpus: usize) -> World {
-    World::new(cpus, FRAMES, program.seed)
+    let mut world = World::new(cpus, FRAMES, program.seed);
+    world.refuses = program.refused;
+    world
 }
 
 /// Runs a program, and ends all that it leaves. What was met, outcome by outcome.
@@ -75,15 +77,13 @@ fn shorten(error: String, program: Program, cpus: usize) -> (String, Program) {
     best
 }
 
-/// What so many programs meet, outcome by outcome, or how the first that fails does, made short.
-fn explore(
-    count: usize,
-    steps: std::ops::Range<usize>,
+/// What programs meet, outcome by outcome, or how the first that fails does, made short.
+pub fn explore(
+    programs: impl Iterator<Item = Program>,
     cpus: usize,
-    seed: u8,
 ) -> Result<BTreeMap<&'static str, u32>, String> {
     let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for program in Programs::new(steps, seed).take(count) {
+    for program in programs {
         match run(&program, machine(&program, cpus)) {
             Ok(met) => {
                 for (name, count) in met {
@@ -103,7 +103,7 @@ fn explore(
 }
 
 fn agree(cases: usize, cpus: usize, seed: u8) {
-    let outcomes = explore(cases, 200..240, cpus, seed);
+    let outcomes = explore(Programs::new(200..240, seed).take(cases), cpus);
     let outcomes = outcomes.unwrap_or_else(|failure| panic!("{failure}"));
     // A generator that never reaches a case proves nothing about it.
     let mut expected = vec![
@@ -157,12 +157,13 @@ fn three_cpus() {
 
 #[test]
 fn a_failure_is_told_as_a_short_program() {
+    let programs = |count| Programs::new(40..80, 4).take(count);
     memory::mutate::record();
-    explore(20, 40..80, 2, 4).unwrap();
+    explore(programs(20), 2).unwrap();
     let forked = |site: &Site| site.file.ends_with("fork.rs") && site.what == "protection";
     let site = memory::mutate::recorded().into_keys().rfind(forked);
     let told =
-        leaving_out(site, || explore(100, 40..80, 2, 4)).expect_err("fork must write-protect");
+        leaving_out(site, || explore(programs(100), 2)).expect_err("fork must write-protect");
     let steps: Vec<&str> = told
         .lines()
         .filter(|line| line.starts_with("cpu"))

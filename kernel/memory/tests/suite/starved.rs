@@ -3,8 +3,8 @@
 
 use memory::mutate;
 
-use crate::program::Programs;
-use crate::random::{machine, run};
+use crate::program::{Program, Programs};
+use crate::random::{explore, machine, run};
 use crate::world::story;
 
 #[test]
@@ -32,4 +32,32 @@ fn every_allocation_of_a_program_can_fail() {
     }
     println!("{refusals} refusals");
     assert!(refusals > 3_000, "{refusals}");
+}
+
+/// Programs as long as those that are never refused anything. A step that fails must have changed
+/// nothing, so it is tried again, until none of its allocations is left that was not refused.
+#[test]
+fn every_allocation_of_each_step_can_fail_in_turn() {
+    for cpus in 1..=3 {
+        let programs = Programs::new(200..240, 7 + cpus as u8).take(400);
+        let met = explore(
+            programs.map(|program| Program {
+                refused: true,
+                ..program
+            }),
+            cpus,
+        );
+        let met = met.unwrap_or_else(|failure| panic!("{failure}"));
+        println!("{cpus} CPUs: {met:?}");
+        assert!(met["refused"] > 20_000, "{met:?}");
+        for name in [
+            "cow-copy",
+            "file-copy",
+            "table-unshare",
+            "table-reuse",
+            "remap-move",
+        ] {
+            assert!(met[name] >= 50, "{name} was hardly met: {met:?}");
+        }
+    }
 }

@@ -67,6 +67,8 @@ pub struct World {
     born: usize,
     /// What processes are promised is kept.
     pub strict: bool,
+    /// Each allocation of a step is refused in turn, before the step is done.
+    pub refuses: bool,
     /// The outcomes seen, for tests that want to have met them all.
     pub outcomes: BTreeMap<&'static str, u32>,
 }
@@ -144,6 +146,7 @@ impl World {
             shortage: Shortage::default(),
             born: 1,
             strict,
+            refuses: false,
             outcomes: BTreeMap::new(),
         }
     }
@@ -162,6 +165,24 @@ impl World {
 
     /// A step, and the checks that follow every step.
     pub fn step(&mut self, op: Op) -> Result {
+        if !self.refuses || matches!(op, Op::Starve { .. }) {
+            return self.attempt(op);
+        }
+        for index in 0.. {
+            let before = mutate::allocations();
+            mutate::refuse(Some(index));
+            let done = self.attempt(op);
+            mutate::refuse(None);
+            done.map_err(|error| format!("with allocation {index} of it refused: {error}"))?;
+            if mutate::allocations() - before <= index {
+                break;
+            }
+            *self.outcomes.entry("refused").or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, op: Op) -> Result {
         let hogs = self.shortage.hogs.len();
         self.shortage.began = mutate::allocations();
         self.execute(op)?;
