@@ -58,3 +58,24 @@ fn a_fork_is_refused_if_what_it_shares_could_not_be_written_twice() {
     fits.expect_status(0).expect_sound();
     assert_eq!(fits.stdout(), "overcommit: the child exited with 0\n");
 }
+
+/// The pages of a file that nobody maps any more are given back before a promise is refused.
+#[test]
+fn files_give_up_what_nobody_maps() {
+    let file = vec![1; 16 << 20];
+    let boot = |words: &[&str]| {
+        let boot = Boot::on(Board::Virt).memory(64).lossless();
+        boot.file("/data", file.clone()).run(words)
+    };
+    // So many pages can be had without the file's.
+    let run = boot(&["hog", "8000"]);
+    run.expect_status(0).expect_sound();
+    let run = boot(&["hog", "8000", "/data", "4096"]);
+    run.expect_status(0).expect_sound();
+    assert_eq!(run.stdout(), "hog: touched 8000 pages\n");
+    let log = run.logs();
+    assert!(
+        log.iter().any(|line| line.contains("were given back")),
+        "nothing was short: {log:?}"
+    );
+}

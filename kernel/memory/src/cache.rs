@@ -643,6 +643,26 @@ impl PageCache {
         }
     }
 
+    /// Gives back the frames that nobody but the cache holds and whose contents the source still
+    /// has, to be filled again when they are next used: how many.
+    pub fn reclaim<M: Mmu>(&self, mem: &Memory<M>) -> u64 {
+        let sourced = self.source_len.load(Ordering::Relaxed).div_ceil(PAGE_SIZE);
+        let mut pages = self.pages.lock();
+        let (before, mut at) = (pages.frames, 0);
+        while let Some(page) = pages.next_frame(at, sourced, false) {
+            // Nobody else gets hold of it without the lock.
+            let idle = frame(pages.get(page))
+                .is_some_and(|frame| mem.frames.refs(frame) == 1 && !mem.frames.written(frame));
+            if idle {
+                self.drop_frame(mem, &mut pages, page, EMPTY);
+            }
+            at = page + 1;
+        }
+        let known = |chunk: &Chunk| chunk.entries.iter().any(|&entry| entry != EMPTY);
+        pages.chunks.retain(known);
+        before - pages.frames
+    }
+
     /// Drops a reference to a cache; the last one gives the frames back (those that are still
     /// mapped go when they are unmapped).
     pub fn release<M: Mmu>(this: Arc<PageCache>, mem: &Memory<M>) {

@@ -58,6 +58,7 @@ pub(crate) struct Commit {
     overcommit: bool,
     available: AtomicU64,
     committed: AtomicU64,
+    refusals: AtomicU64,
 }
 
 impl Commit {
@@ -66,6 +67,7 @@ impl Commit {
             overcommit: false,
             available: AtomicU64::new(0),
             committed: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
         }
     }
 
@@ -90,7 +92,19 @@ impl Commit {
     /// Takes a frame for something that is not charged; whether there was one.
     #[inline]
     pub fn take(&self) -> bool {
-        self.overcommit || self.take_above(1, 0).is_ok()
+        self.overcommit || self.take_above(1, 0).is_ok() || self.refuse()
+    }
+
+    /// Counts a refusal: of a frame or a charge. False.
+    #[cold]
+    pub fn refuse(&self) -> bool {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Refusals so far.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Back from `take`, or new.
@@ -111,11 +125,13 @@ impl Commit {
     pub fn charge(&self, pages: u64, total: u64) -> Result<(), Refusal> {
         if !self.overcommit {
             let reserve = (total / RESERVE_PART).min(RESERVE_MAX);
-            self.take_above(pages, reserve)
-                .map_err(|available| Refusal {
+            self.take_above(pages, reserve).map_err(|available| {
+                self.refuse();
+                Refusal {
                     pages,
                     left: available.saturating_sub(reserve),
-                })?;
+                }
+            })?;
         }
         self.committed.fetch_add(pages, Ordering::Relaxed);
         Ok(())

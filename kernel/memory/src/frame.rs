@@ -417,6 +417,12 @@ impl Frames {
         }
     }
 
+    /// How often somebody was refused a frame, or the promise of some. Who fails for want of memory
+    /// and finds that it has grown may [reclaim](crate::PageCache::reclaim) some, and try again.
+    pub fn refusals(&self) -> u64 {
+        self.commit.refusals()
+    }
+
     /// From now on nothing is refused before the last frame is gone, and faults may fail. At boot,
     /// before anything is charged.
     pub fn set_overcommit(&mut self) {

@@ -71,6 +71,8 @@ pub enum Rank {
     /// An address space: held for a whole fault or fork. Above it lies what may touch the program's
     /// memory while it is held; below it, what a fault needs.
     Space,
+    /// The files of the initramfs: held while memory is reclaimed of them.
+    Archived,
     /// The pages of a file: held while one is filled.
     PageCache,
     /// The ASIDs.

@@ -125,6 +125,7 @@ impl<M: Mmu> Memory<M> {
             if !charged {
                 self.frames.commit.give(1);
             }
+            self.frames.commit.refuse();
             return None;
         };
         self.mmu.frame_event(fresh.frame(), false);

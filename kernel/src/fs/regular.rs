@@ -8,8 +8,9 @@ use crate::arch::{heap, mmu};
 use crate::process::elf::{self, Elf};
 use crate::process::space;
 use crate::syscall::errno::Errno;
-use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use alloc::sync::{Arc, Weak};
+use alloc::{boxed::Box, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use memory::{Lock, NoPage, PAGE_SIZE, PageCache, Quota, Rank};
 
 /// The longest file, bytes (MAX_LFS_FILESIZE).
@@ -17,6 +18,38 @@ pub const MAX_LEN: u64 = i64::MAX as u64;
 
 /// What all files together may hold.
 pub static QUOTA: Quota = Quota::new(u64::MAX);
+
+/// The pages of the files of the initramfs, which has their contents still when nobody wrote them.
+static ARCHIVED: Lock<Vec<Weak<PageCache>>> = Lock::new(Rank::Archived, Vec::new());
+
+/// Whether whoever failed for want of memory should try again: if somebody was refused memory since
+/// this was last called, frames of files that nobody maps are given back.
+#[cold]
+pub fn reclaim() -> bool {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    let memory = mmu::memory();
+    let refusals = memory.frames.refusals();
+    if SEEN.swap(refusals, Ordering::Relaxed) == refusals {
+        return false;
+    }
+    let mut given = 0;
+    ARCHIVED.lock().retain(|archived| {
+        let Some(cache) = archived.upgrade() else {
+            return false;
+        };
+        given += cache.reclaim(memory);
+        // It may be the last one by now.
+        PageCache::release(cache, memory);
+        true
+    });
+    if given > 0 {
+        defmt::info!(
+            "memory is short: {=u64} frames of files that nobody maps were given back",
+            given
+        );
+    }
+    given > 0
+}
 
 /// A regular file.
 pub struct Regular {
@@ -46,7 +79,11 @@ impl Regular {
             return Err(Errno::ENOMEM);
         }
         let source = Box::new(Archive(bytes));
-        Regular::new(PageCache::new(next_id(), bytes.len() as u64, source))
+        let file = Regular::new(PageCache::new(next_id(), bytes.len() as u64, source))?;
+        let mut archived = ARCHIVED.lock();
+        archived.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        archived.push(Arc::downgrade(file.cache()));
+        Ok(file)
     }
 
     fn new(cache: PageCache) -> Result<Regular, Errno> {

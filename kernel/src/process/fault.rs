@@ -6,6 +6,7 @@ use crate::arch::{
     self,
     trap::{Abort, AbortClass, TrapFrame},
 };
+use crate::fs::regular;
 use crate::trace;
 use linux_raw_sys::general::{
     BUS_ADRALN, BUS_ADRERR, BUS_OBJERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV,
@@ -51,10 +52,14 @@ pub fn handle(
         );
         return Err(Info::fault(SIGBUS, other_code(abort), abort.addr));
     }
-    let handled = space.fault(Request {
+    let request = Request {
         addr: abort.addr,
         access: access(abort),
-    });
+    };
+    let mut handled = space.fault(request);
+    if handled.outcome == memory::Outcome::OutOfMemory && regular::reclaim() {
+        handled = space.fault(request);
+    }
     let mut outcome = translate(handled.outcome);
     if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
         outcome = Outcome::Fatal;

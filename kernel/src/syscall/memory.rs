@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::errno::Errno;
+use crate::fs::regular;
 use crate::process::space::Space;
 use crate::process::thread::current;
 use alloc::sync::Arc;
@@ -43,7 +44,12 @@ fn prot(bits: u64) -> core::result::Result<Prot, Errno> {
 
 /// brk(address): returns the break, moved if that was possible.
 pub fn brk(wanted: u64) -> Result {
-    Ok(space()?.set_break(wanted))
+    let space = space()?;
+    let now = space.set_break(wanted);
+    if now < wanted && regular::reclaim() {
+        return Ok(space.set_break(wanted));
+    }
+    Ok(now)
 }
 
 /// mmap(address, length, protection, flags, fd, offset).

@@ -12,6 +12,7 @@ mod timers;
 pub mod user;
 
 use crate::arch::trap::TrapFrame;
+use crate::fs;
 use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
@@ -39,7 +40,10 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
         nr::__NR_sched_yield => process::sched_yield(),
         _ => {
             thread.usage.enter_kernel();
-            let result = call(frame);
+            let mut result = call(frame);
+            if result == Err(Errno::ENOMEM) && fs::regular::reclaim() {
+                result = call(frame);
+            }
             thread.usage.leave_kernel();
             result
         }

@@ -1,5 +1,6 @@
 //! Memory: mappings, and accesses to them that the compiler leaves alone.
 
+use crate::file::Fd;
 use crate::{Result, fail, syscall};
 use core::mem::size_of;
 use core::sync::atomic::AtomicU64;
@@ -93,6 +94,14 @@ impl Pages {
     /// Maps `count` anonymous pages that stay shared across fork.
     pub fn map_shared(count: usize) -> Result<Self> {
         Self::map_with(count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS)
+    }
+
+    /// Maps the first `count` pages of a file, private and read-only.
+    pub fn map_file(fd: Fd, count: usize) -> Result<Self> {
+        let len = count.saturating_mul(PAGE_SIZE);
+        // SAFETY: no address is asked for, so nothing that exists is replaced.
+        let start = unsafe { mmap(0, len, PROT_READ, MAP_PRIVATE, fd, 0) }?;
+        Ok(Self { start, count })
     }
 
     /// Maps `count` pages with PROT_ and MAP_ flags (MAP_ANONYMOUS among them).

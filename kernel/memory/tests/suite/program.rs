@@ -132,6 +132,10 @@ pub enum Op {
         page: usize,
         value: u8,
     },
+    /// What the kernel does when memory is short: files give up what nobody maps.
+    Reclaim {
+        cpu: usize,
+    },
     /// Leaves so many free frames for the next step.
     Starve {
         left: u64,
@@ -190,9 +194,9 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (who(), span(), prot())
             .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),
         4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Discard { cpu, process, page, count }),
-        8 => (who(), span(), span(), 0..6usize).prop_map(|((cpu, process), (page, count), (at, new_count), how)| {
+        8 => (who(), span(), span(), 0..7usize).prop_map(|((cpu, process), (page, count), (at, new_count), how)| {
             let (new_count, to) = match how {
-                0 => (new_count.min(GROUP - page % GROUP), To::Here),
+                0 | 6 => (new_count.min(GROUP - page % GROUP), To::Here),
                 1 => (count, To::AwayAndBack),
                 // Small parts, or they overlap all the time.
                 2 => (count.min(GROUP - at % GROUP), To::Keeping(at)),
@@ -207,6 +211,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => who().prop_map(|(cpu, process)| Op::Exit { cpu, process }),
         3 => (who(), page(), any::<u8>())
             .prop_map(|((_, process), page, value)| Op::Everywhere { process, page, value }),
+        1 => (0..3usize).prop_map(|cpu| Op::Reclaim { cpu }),
         3 => (0..6u64).prop_map(|left| Op::Starve { left }),
     ]
 }

@@ -127,6 +127,7 @@ fn agree(cases: usize, cpus: usize, seed: u8) {
         "remap-shrink",
         "remap-anywhere",
         "remap-refused",
+        "reclaim",
         "rollover",
     ];
     if cpus > 1 {

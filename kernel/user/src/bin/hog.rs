@@ -2,17 +2,30 @@
 //!
 //! With fewer pages than the machine has free, it succeeds. With more, a kernel kills it (SIGKILL
 //! on Linux) or refuses the mapping (exit code 1), and must be as well as before afterwards.
+//! With a file, as many pages of that are mapped and read first, and let go again: what the kernel
+//! keeps of them it must give back.
 #![no_std]
 #![no_main]
 
+use core::ffi::CStr;
 use user::memory::Pages;
-use user::{Args, OrFail, check, println};
+use user::{Args, OrFail, check, file, println};
 
-user::program!(main, "usage: hog PAGES");
+user::program!(main, "usage: hog PAGES [FILE FILE_PAGES]");
 
 fn main(args: Args) {
     let words = args.words();
-    let [count] = *words else { args.usage() };
+    let count = match *words {
+        [count] => count,
+        [count, _, pages] => {
+            let Some(path) = args.argv.tail().tail().first() else {
+                args.usage()
+            };
+            read_mapped(path, args.number(pages));
+            count
+        }
+        _ => args.usage(),
+    };
     let pages = Pages::map(args.number(count)).or_fail("mapping the pages");
     touch(pages);
     for page in 0..pages.count() {
@@ -24,6 +37,15 @@ fn main(args: Args) {
         );
     }
     println!("hog: touched {} pages", pages.count());
+}
+
+fn read_mapped(path: &CStr, count: usize) {
+    let fd = file::open(path, file::O_RDONLY).or_fail("opening the file");
+    let pages = Pages::map_file(fd, count).or_fail("mapping the file");
+    for page in 0..count {
+        core::hint::black_box(pages.read(page));
+    }
+    pages.unmap().or_fail("unmapping the file");
 }
 
 #[inline(never)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use memory::{
     Access, Backing, Denial, ForkMode, Outcome, PAGE_BYTES, PAGE_SIZE, PageCache, Prot, Request,
+    Source,
 };
 
 use crate::program::Back;
@@ -145,4 +146,60 @@ pub fn pages_that_are_cut_off_are_given_back_and_zero_where_they_are_mapped() {
     PageCache::release(cache, &world.mem);
     assert_eq!(world.mem.frames.free_count(), before);
     world.finish().unwrap();
+}
+
+#[test]
+pub fn a_file_gives_up_only_pages_that_nobody_maps_and_nobody_wrote() {
+    let mut world = world(1);
+    let cache = Arc::new(PageCache::new(9, 4 * PAGE_SIZE, Box::new(Sevens)));
+    let before = world.mem.frames.free_count();
+    let start = 1 << 30;
+    let mut mapping = page_at(start);
+    mapping.end = start + 3 * PAGE_SIZE;
+    mapping.prot = Prot::READ;
+    mapping.backing = Backing::File {
+        cache: cache.clone(),
+        offset: 0,
+    };
+    let space = &mut world.processes[0].space;
+    space.map(&world.mem, mapping).unwrap();
+    let mut byte = [0];
+    for page in 0..3 {
+        space
+            .read(&world.mem, start + page * PAGE_SIZE, &mut byte)
+            .unwrap();
+    }
+    cache.write(&world.mem, PAGE_SIZE, &[8]).unwrap();
+    cache
+        .punch(&world.mem, 3 * PAGE_SIZE, 4 * PAGE_SIZE)
+        .unwrap();
+    assert_eq!(cache.reclaim(&world.mem), 0, "all are mapped");
+    let space = &mut world.processes[0].space;
+    space
+        .unmap(&world.mem, start + PAGE_SIZE, start + 3 * PAGE_SIZE)
+        .unwrap();
+    assert_eq!(
+        cache.reclaim(&world.mem),
+        1,
+        "one is mapped, one was written"
+    );
+    for (page, expected) in [(0, 7), (1, 8), (2, 7), (3, 0)] {
+        cache.read(&world.mem, page * PAGE_SIZE, &mut byte).unwrap();
+        assert_eq!(byte[0], expected, "page {page}");
+    }
+    let space = &mut world.processes[0].space;
+    space.unmap(&world.mem, start, start + PAGE_SIZE).unwrap();
+    PageCache::release(cache, &world.mem);
+    // What the address space has kept are its tables.
+    assert_eq!(world.mem.frames.free_count(), before);
+    world.finish().unwrap();
+}
+
+/// A file of sevens.
+struct Sevens;
+
+impl Source for Sevens {
+    fn fill(&self, _: u64, page: &mut [u8; PAGE_BYTES]) {
+        page.fill(7);
+    }
 }

@@ -48,6 +48,13 @@ impl World {
                     object.borrow_mut()[page][1] = value;
                 }
             }
+            Op::Reclaim { cpu } => {
+                self.cpu(cpu);
+                for (cache, _) in &self.files {
+                    let given = cache.reclaim(&self.mem) as u32;
+                    *self.outcomes.entry("reclaim").or_default() += given;
+                }
+            }
             _ if count == 0 => {}
             Op::Read {
                 cpu,

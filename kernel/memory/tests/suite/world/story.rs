@@ -169,6 +169,10 @@ impl World {
                     who(process)
                 )
             }
+            Op::Reclaim { cpu } => {
+                let cpu = cpu % self.running.len();
+                format!("cpu{cpu}: files give up what nobody maps")
+            }
             Op::Starve { left } => format!("for the next step there are {left} frames"),
         }
     }
