@@ -18,6 +18,7 @@ mod boot;
 mod root;
 mod run;
 mod system;
+pub mod terminal;
 mod trace;
 pub mod user_mode;
 

@@ -60,7 +60,8 @@ Examples:
   cowscope run -- ./my-program --its-option     your own static Linux/arm64 program
   cowscope run --root DIR -- /bin/my-program    one with files of its own: DIR becomes /
   cowscope run --package dash,coreutils -- sh -c 'ls -l /bin | wc -l'
-                                                programs of Debian";
+                                                programs of Debian
+  cowscope run --package busybox-static -- sh   a shell in this terminal; Ctrl-] q ends the machine";
 
 /// `cowscope run`
 #[derive(Clone, Debug, Args)]

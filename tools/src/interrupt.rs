@@ -4,6 +4,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::Exit;
+use crate::machine::terminal;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
@@ -13,6 +14,7 @@ pub fn watch() {
     INSTALL.call_once(|| {
         let set = ctrlc::set_handler(|| {
             if STOP.swap(true, Ordering::Relaxed) {
+                terminal::restore();
                 std::process::exit(Exit::Interrupted as i32);
             }
         });
@@ -20,6 +22,11 @@ pub fn watch() {
             eprintln!("cowscope: warning: Ctrl-C will not finish the trace: {error}");
         }
     });
+}
+
+/// As if there had been one.
+pub fn request() {
+    STOP.store(true, Ordering::Relaxed);
 }
 
 /// Whether the user wants an end.

@@ -11,6 +11,7 @@ use crate::cli::RunArgs;
 use crate::exit::{Exit, usage};
 use crate::image::{self, Built, Guest, Wanted};
 use crate::interrupt;
+use crate::machine::terminal::{self, Keys, Raw};
 use crate::machine::{self, Board, BootArgs, Ended, Ending, Hardware, Input, Limits, Setup};
 use crate::progress::Progress;
 use crate::record::{self, Output, REFRESH, Shower, Watch};
@@ -79,6 +80,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         guest.set_default("TERM", &terminal);
     }
     let input = input(&guest, folder.path(), &mut bootargs)?;
+    let interactive = input.is_some() && std::io::stdin().is_terminal();
     guest.boot(&mut bootargs, hardware.board)?;
     let archive = guest.root.archive();
     fits(archive.len() as u64, &hardware)?;
@@ -99,8 +101,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     // Held until the report is done: nobody else writes this file in the meantime.
     let _file = output.create()?;
     interrupt::watch();
-    if let Some(input) = &input {
-        input.feed(std::io::stdin(), output.path())?;
+    let mut raw = None;
+    match &input {
+        Some(input) if interactive => {
+            progress.step(&format!("booting {}", args.board));
+            progress.finish();
+            progress.note(terminal::HINT);
+            input.feed_terminal(Keys::new()?, output.path())?;
+            raw = Some(Raw::new()?);
+        }
+        Some(input) => input.feed(std::io::stdin(), output.path())?,
+        None => {}
     }
     let mut watch = Watch::new();
     let limits = Limits {
@@ -111,6 +122,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let elf = std::fs::read(&built.kernel).unwrap_or_default();
     let shower = Shower::new(&progress).with_logs(&elf, args.log);
     let ended = boot(&setup, limits, &mut watch, shower, &progress)?;
+    drop(raw);
     progress.note(&format!(
         "{} ran for {:.1} s: {} in {}",
         args.board,
@@ -179,6 +191,11 @@ fn input(guest: &Guest, dir: &Path, bootargs: &mut BootArgs) -> Result<Option<In
     let which = ["0", "1", "2"].into_iter().zip(terminals);
     let which: String = which.filter_map(|(fd, is)| is.then_some(fd)).collect();
     bootargs.set("terminal", which)?;
+    if terminals[0]
+        && let Some((rows, columns)) = terminal::size()
+    {
+        bootargs.set("window", format!("{rows}x{columns}"))?;
+    }
     if !machine::may_read() {
         return Ok(None);
     }
@@ -214,11 +231,13 @@ fn boot(
     mut shower: Shower<'_>,
     progress: &Progress,
 ) -> Result<Ended> {
-    progress.step(&format!("booting {}", setup.hardware.board));
+    if !terminal::is_raw() {
+        progress.step(&format!("booting {}", setup.hardware.board));
+    }
     let mut shown = Instant::now();
     let ended = machine::run(setup, limits, |bytes| {
         watch.take(bytes, |what| shower.show(what));
-        if shown.elapsed() >= REFRESH {
+        if shown.elapsed() >= REFRESH && !terminal::is_raw() {
             progress.state(&format!("{}: {}", setup.hardware.board, watch.progress()));
             shown = Instant::now();
         }

@@ -60,6 +60,8 @@ pub enum Rank {
     Attributes,
     /// The files that the trace knows.
     Labels,
+    /// The terminal, which takes from the console.
+    Terminal,
     /// What threads wait for, with the queue of those that do: a pipe, the time.
     Waiting,
     /// Who watches an object.

@@ -1,10 +1,11 @@
 //! The console's input: bytes from the wire's other direction, for whoever reads the console.
 //!
-//! A plain channel of bytes with an end: what makes a terminal of it (lines, echo, signals) belongs
-//! between [`read`] and the system calls.
+//! A plain channel of bytes with an end. Where the tool's standard input is a terminal, [`tty`] takes
+//! them from here and makes lines, echo and signals of them.
 //!
 //! On the line the bytes are as they are, with Telnet's commands for the rest (RFC 854): 255 is written
-//! twice, and 255 236 is the end of the input (RFC 1184).
+//! twice, 255 236 is the end of the input (RFC 1184), and 255 250 31, two times two bytes and 255 240
+//! say how many columns and rows the terminal has (RFC 1073).
 //!
 //! Nothing is taken from the UART that there is no room for, so that the sender has to wait: QEMU does,
 //! as its UART then tells it. A real line without flow control can overrun; then a warning says so.
@@ -14,12 +15,15 @@
 
 use super::buffer::Buffer;
 use super::tty;
+use super::watch::{Events, Watchers};
 use crate::arch::time;
 use crate::driver::{interrupt, uart};
 use crate::process::options::options;
 use crate::process::scheduler::WaitQueue;
 use crate::process::thread;
 use crate::syscall::errno::Errno;
+use crate::trace;
+use linux_raw_sys::general::{POLLHUP, POLLIN, POLLRDNORM};
 use memory::{Lock, Rank};
 
 /// Bytes that may wait for a reader.
@@ -28,16 +32,23 @@ const CAPACITY: usize = 4096;
 const COMMAND: u8 = 255;
 /// Telnet's "end of file".
 const END: u8 = 236;
+/// Telnet's begin and end of what belongs to an option, and the option "window size".
+const BEGIN: u8 = 250;
+const FINISH: u8 = 240;
+const WINDOW: u8 = 31;
 /// Without an interrupt, how long the idle loop looks for more before it sleeps until the next tick, in
 /// parts of a second: who sends much has the next bytes ready soon after the last.
 const PATIENCE: u64 = 500;
+
+static WATCHERS: Watchers = Watchers::new();
 
 struct Input {
     ring: [u8; CAPACITY],
     head: usize,
     len: usize,
-    /// The last byte was [`COMMAND`], and what it means is yet to come.
-    command: bool,
+    decoder: Decoder,
+    /// Rows and columns, if somebody has said so since the last look.
+    window: Option<(u16, u16)>,
     ended: bool,
     /// The UART interrupts.
     listening: bool,
@@ -46,13 +57,25 @@ struct Input {
     readers: WaitQueue,
 }
 
+/// Where on the line we are.
+enum Decoder {
+    /// Between bytes.
+    Plain,
+    /// The last byte was [`COMMAND`], and what it means is yet to come.
+    Command,
+    /// In what belongs to an option: its number and the first bytes, how many there were, and whether
+    /// the last one was [`COMMAND`].
+    Option([u8; 5], usize, bool),
+}
+
 static INPUT: Lock<Input> = Lock::new(
     Rank::Waiting,
     Input {
         ring: [0; CAPACITY],
         head: 0,
         len: 0,
-        command: false,
+        decoder: Decoder::Plain,
+        window: None,
         ended: false,
         listening: false,
         last: 0,
@@ -68,18 +91,44 @@ impl Input {
             && let Some(byte) = uart::wire_uart().try_get()
         {
             self.last = time::now();
-            match (core::mem::take(&mut self.command), byte) {
-                (false, COMMAND) => self.command = true,
-                (true, END) => self.ended = true,
-                (true, COMMAND) | (false, _) => self.put(byte),
-                // No command of ours.
-                (true, _) => {}
-            }
+            self.decode(byte);
         }
         if (self.len, self.ended) != before {
             self.readers.wake_all();
         }
         self.listen();
+    }
+
+    fn decode(&mut self, byte: u8) {
+        match (&mut self.decoder, byte) {
+            (Decoder::Plain, COMMAND) => self.decoder = Decoder::Command,
+            (Decoder::Plain, _) => self.put(byte),
+            (Decoder::Command, BEGIN) => self.decoder = Decoder::Option([0; 5], 0, false),
+            (Decoder::Command, _) => {
+                self.decoder = Decoder::Plain;
+                match byte {
+                    COMMAND => self.put(byte),
+                    END => self.ended = true,
+                    // No command of ours.
+                    _ => {}
+                }
+            }
+            (Decoder::Option(_, _, command @ false), COMMAND) => *command = true,
+            (&mut Decoder::Option(bytes, count, true), FINISH) => {
+                self.decoder = Decoder::Plain;
+                if let ([WINDOW, w1, w0, h1, h0], 5) = (bytes, count) {
+                    self.window =
+                        Some((u16::from_be_bytes([h1, h0]), u16::from_be_bytes([w1, w0])));
+                }
+            }
+            (Decoder::Option(bytes, count, command), _) => {
+                *command = false;
+                if let Some(slot) = bytes.get_mut(*count) {
+                    *slot = byte;
+                }
+                *count = count.saturating_add(1);
+            }
+        }
     }
 
     /// Asks for the UART's interrupt while there is room.
@@ -139,11 +188,71 @@ pub fn read(to: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
     }
 }
 
+/// Writes to the tool's stream `number`.
+pub fn write(number: u8, from: &mut Buffer<'_>) -> Result<usize, Errno> {
+    let stream = if number == 2 { 2 } else { 1 };
+    let mut done = 0;
+    while from.left() > 0 {
+        let mut bytes = [0; super::CHUNK];
+        let len = bytes.len().min(from.left());
+        match from.take(&mut bytes[..len]) {
+            Ok(count) => {
+                trace::console(stream, &bytes[..count]);
+                done += count;
+            }
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Takes one byte, for the terminal.
+pub fn take() -> Option<u8> {
+    let mut input = INPUT.lock();
+    if input.len == 0 {
+        input.receive();
+    }
+    if input.len == 0 {
+        return None;
+    }
+    let byte = input.ring[input.head];
+    input.head = (input.head + 1) % CAPACITY;
+    input.len -= 1;
+    input.listen();
+    Some(byte)
+}
+
+/// The size of the terminal's window (rows and columns), if it was told since the last time.
+pub fn take_window() -> Option<(u16, u16)> {
+    INPUT.lock().window.take()
+}
+
+/// Whether all that will ever come has been taken.
+pub fn has_ended() -> bool {
+    let input = INPUT.lock();
+    input.len == 0 && input.ended
+}
+
 /// How many bytes can be read without waiting; none: the input has ended.
 pub fn available() -> Option<usize> {
     let mut input = INPUT.lock();
     input.receive();
     (input.len > 0 || options().input && !input.ended).then_some(input.len)
+}
+
+/// What poll says of the console's input as a plain stream.
+pub fn ready() -> Events {
+    match available() {
+        Some(0) => 0,
+        Some(_) => POLLIN | POLLRDNORM,
+        None => POLLHUP,
+    }
+}
+
+/// Those who watch the plain stream.
+pub fn watchers() -> &'static Watchers {
+    &WATCHERS
 }
 
 /// Takes what has been received: at the UART's interrupt, at each tick.
@@ -154,10 +263,14 @@ pub fn receive() {
     let mut input = INPUT.lock();
     let before = (input.len, input.ended);
     input.receive();
-    let news = (input.len, input.ended) != before;
+    let news = (input.len, input.ended) != before || input.window.is_some();
     drop(input);
-    if news {
-        tty::watchers().notify(tty::ready());
+    if options().terminals[0] {
+        if news {
+            tty::receive();
+        }
+    } else if news {
+        WATCHERS.notify(ready());
     }
 }
 
@@ -167,7 +280,6 @@ pub fn idle() -> bool {
     if !options().input || interrupt::has_uart() {
         return false;
     }
-    let mut input = INPUT.lock();
-    input.receive();
-    !input.readers.is_empty() && time::now() - input.last < time::hz() / PATIENCE
+    receive();
+    time::now() - INPUT.lock().last < time::hz() / PATIENCE
 }

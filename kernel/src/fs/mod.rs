@@ -60,8 +60,10 @@ pub enum Object {
     Full,
     /// /dev/random and /dev/urandom.
     Random,
-    /// The terminal, and as which stream (1 or 2) writes are told to the tool.
+    /// The terminal, and as which stream writes are told to the tool.
     Tty(u8),
+    /// One of the tool's own streams that is no terminal.
+    Stream(u8),
     /// One end of a pipe.
     Pipe(pipe::End),
 }
@@ -127,11 +129,12 @@ impl File {
             Content::Device(1, 5) => Object::Zero,
             Content::Device(1, 7) => Object::Full,
             Content::Device(1, 8 | 9) => Object::Random,
-            // Without a terminal there is no controlling one.
-            Content::Device(5, 0) if !options().terminals.contains(&true) => {
-                return Err(Errno::ENXIO);
+            Content::Device(5, 0) if !tty::job::is_controlled() => return Err(Errno::ENXIO),
+            Content::Device(5, 0 | 1) if options().terminals.contains(&true) => {
+                Object::Tty(tty::output_stream())
             }
-            Content::Device(5, 0 | 1) => Object::Tty(1),
+            Content::Device(5, 1) => Object::Stream(1),
+            &Content::Stream(number) => Object::Stream(number),
             Content::Link(_) => return Err(Errno::ELOOP),
             Content::Fifo(pipe) => {
                 let ends = pipe::Ends {
@@ -183,7 +186,10 @@ impl File {
 
     /// Whether it has a position, and can be read and written elsewhere.
     pub fn seekable(&self) -> bool {
-        !matches!(self.object, Object::Pipe(_) | Object::Tty(_))
+        !matches!(
+            self.object,
+            Object::Pipe(_) | Object::Tty(_) | Object::Stream(_)
+        )
     }
 
     /// `read(2)`, or, with an offset, `pread(2)`.
@@ -206,6 +212,7 @@ impl File {
             }
             Object::Pipe(end) => end.read(to, self.nonblocking()),
             Object::Tty(_) => tty::read(to, self.nonblocking()),
+            Object::Stream(_) => console::read(to, self.nonblocking()),
             Object::Null => Ok(0),
             Object::Zero | Object::Full => to.put_zeros(to.left()),
             Object::Random => {
@@ -271,7 +278,8 @@ impl File {
                 }
                 result
             }
-            Object::Tty(stream) => tty::write(*stream, from),
+            Object::Tty(stream) => tty::write(*stream, from, self.nonblocking()),
+            Object::Stream(stream) => console::write(*stream, from),
             Object::Full if from.left() > 0 => Err(Errno::ENOSPC),
             Object::Null | Object::Zero | Object::Random | Object::Full => Ok(from.left()),
             Object::Path => Err(Errno::EBADF),
@@ -370,6 +378,8 @@ impl File {
         match &self.object {
             Object::Pipe(end) => end.ready(),
             Object::Tty(_) => tty::ready(),
+            Object::Stream(0) => console::ready(),
+            Object::Stream(_) => POLLOUT | POLLWRNORM,
             _ => POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM,
         }
     }
@@ -379,6 +389,7 @@ impl File {
         match &self.object {
             Object::Pipe(end) => Some(end.watchers()),
             Object::Tty(_) => Some(tty::watchers()),
+            Object::Stream(_) => Some(console::watchers()),
             _ => None,
         }
     }

@@ -79,6 +79,8 @@ pub enum Content {
     Block(u32, u32),
     /// A FIFO or a pipe.
     Fifo(Arc<pipe::Pipe>),
+    /// One of the tool's own streams, seen as a pipe.
+    Stream(u8),
     /// A socket's name.
     Socket,
     /// A file of /proc.
@@ -117,7 +119,7 @@ impl Node {
             Content::Link(_) => S_IFLNK,
             Content::Device(..) => S_IFCHR,
             Content::Block(..) => S_IFBLK,
-            Content::Fifo(_) => S_IFIFO,
+            Content::Fifo(_) | Content::Stream(_) => S_IFIFO,
             Content::Socket => S_IFSOCK,
             Content::Proc(item) => item.file_type(),
         };

@@ -5,6 +5,7 @@ use super::table::Bereaved;
 use super::thread::{Current, current};
 use super::{INIT, Process, group, scheduler, space::Space, table, timers, usage, wait};
 use crate::arch::{secondary, uaccess};
+use crate::fs::tty;
 use crate::{driver, trace};
 use alloc::sync::{Arc, Weak};
 use core::mem;
@@ -104,6 +105,7 @@ pub fn release_vfork_parent(process: &Process) {
 
 /// Becomes a zombie, or vanishes if the parent does not care.
 fn leave_family(process: &Process) {
+    tty::job::leader_ended(process);
     let place = |process: &Process| {
         let session = process.session.load(Ordering::Relaxed);
         (session, process.group.load(Ordering::Relaxed))

@@ -98,6 +98,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         death_signal: AtomicU32::new(0),
         subreaper: AtomicBool::new(false),
         no_new_rights: AtomicBool::new(process.no_new_rights.load(Ordering::Relaxed)),
+        terminal: AtomicBool::new(process.terminal.load(Ordering::Relaxed)),
         dumpable: AtomicU32::new(process.dumpable.load(Ordering::Relaxed)),
         executed: AtomicBool::new(false),
         nice: AtomicI32::new(process.nice.load(Ordering::Relaxed)),

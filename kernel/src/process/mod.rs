@@ -26,6 +26,7 @@ pub mod vdso;
 pub mod wait;
 
 use crate::fs::access::Caller;
+use crate::fs::node::{Content, Node};
 use crate::fs::running::Program;
 use crate::fs::tree::{self, Entry, Start};
 use crate::fs::{self, Descriptor, FileTable, Object, initramfs};
@@ -36,7 +37,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use credentials::Credentials;
 use limits::Limits;
-use linux_raw_sys::general::{O_RDWR, SIGCHLD};
+use linux_raw_sys::general::{O_RDONLY, O_RDWR, O_WRONLY, SIGCHLD};
 use memory::{Lock, Rank};
 use space::Space;
 use thread::Thread;
@@ -78,6 +79,8 @@ pub struct Process {
     pub subreaper: AtomicBool,
     /// It may not gain rights by exec (PR_SET_NO_NEW_PRIVS).
     pub no_new_rights: AtomicBool,
+    /// The terminal is its controlling terminal, if it is its session's.
+    pub terminal: AtomicBool,
     /// PR_SET_DUMPABLE.
     pub dumpable: AtomicU32,
     /// It has run a program of its own since it was forked.
@@ -188,7 +191,18 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
     let start = from_root();
     let console = tree::lookup(&start, b"/dev/console", true)?;
     for fd in 0..3 {
-        let file = fs::File::new(Object::Tty(fd as u8), console.clone(), O_RDWR)?;
+        let number = fd as u8;
+        let file = if options.terminals[fd] {
+            fs::File::new(Object::Tty(number), console.clone(), O_RDWR)?
+        } else {
+            let id = fs::node::next_id();
+            let content = Content::Stream(number);
+            let node = Node::with_id(id, fs::PIPE_DEVICE, content, 0o600, 0, 0)?;
+            node.change(|attributes| attributes.links = 1);
+            let name = alloc::format!("pipe:[{id}]");
+            let access = if fd == 0 { O_RDONLY } else { O_WRONLY };
+            fs::File::unnamed(Object::Stream(number), node, name.as_bytes(), access)?
+        };
         files.replace(
             fd,
             Descriptor {
@@ -218,6 +232,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         death_signal: AtomicU32::new(0),
         subreaper: AtomicBool::new(false),
         no_new_rights: AtomicBool::new(false),
+        terminal: AtomicBool::new(false),
         dumpable: AtomicU32::new(1),
         executed: AtomicBool::new(true),
         nice: AtomicI32::new(0),

@@ -44,6 +44,8 @@ pub struct Options {
     /// `terminal=`: which of the first process's descriptors are terminals, such as `012`, which is the
     /// default; the others look like pipes.
     pub terminals: [bool; 3],
+    /// `window=ROWSxCOLUMNS`: the size of the terminal at first.
+    pub window: Option<(u16, u16)>,
     /// `stacks=off` clears it: user call stacks in fault events.
     pub stacks: bool,
     /// Words that mean nothing to the kernel.
@@ -95,6 +97,7 @@ fn parse(line: &str) -> Options {
         second_console: false,
         input: false,
         terminals: [true; 3],
+        window: None,
         stacks: true,
         unknown: Vec::new(),
     };
@@ -119,6 +122,7 @@ fn parse(line: &str) -> Options {
                 &mut options.terminals,
                 Some(['0', '1', '2'].map(|fd| value.contains(fd))),
             ),
+            "window" => set(&mut options.window, window(value).map(Some)),
             "stacks" => set(&mut options.stacks, Some(value != "off")),
             "user" => {
                 options.environment.push(value.into());
@@ -160,6 +164,11 @@ fn fork_mode(name: &str) -> Option<ForkMode> {
         "eager" => ForkMode::Eager,
         _ => return None,
     })
+}
+
+fn window(text: &str) -> Option<(u16, u16)> {
+    let (rows, columns) = text.split_once('x')?;
+    Some((rows.parse().ok()?, columns.parse().ok()?))
 }
 
 fn number(text: &str) -> Option<u64> {

@@ -532,11 +532,6 @@ impl WaitQueue {
         guard
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.first.is_null()
-    }
-
     fn push(&mut self, waiter: *const Waiter) {
         // SAFETY: what is in the queue lives until `wait` has taken it out.
         match unsafe { self.last.as_ref() } {

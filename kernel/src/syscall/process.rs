@@ -255,6 +255,7 @@ pub fn setsid() -> Result {
     }
     process.group.store(process.pid, Ordering::Relaxed);
     process.session.store(process.pid, Ordering::Relaxed);
+    process.terminal.store(false, Ordering::Relaxed);
     Ok(process.pid.into())
 }
 

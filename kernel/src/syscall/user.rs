@@ -4,7 +4,9 @@ use super::errno::Errno;
 use crate::arch::uaccess;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
-use linux_raw_sys::general::{PATH_MAX, rlimit64, rusage, stat, statx, timespec, timeval};
+use linux_raw_sys::general::{
+    PATH_MAX, rlimit64, rusage, stat, statx, termios, termios2, timespec, timeval,
+};
 
 /// A type whose every byte may be shown to the user, and whose every bit pattern is a value.
 ///
@@ -39,6 +41,8 @@ plain! {
     super::file::stat::Statfs: 120
     statx: 256
     crate::fs::tty::Winsize: 8
+    termios: 36
+    termios2: 44
     crate::arch::trap::TrapFrame: 272
     crate::process::signal::AlternateStack: 24
     crate::process::signal::frame::ContextHead: 48

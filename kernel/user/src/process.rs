@@ -5,12 +5,14 @@ use crate::{Args, Errno, Result, Strings, fail, syscall};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char};
 use core::fmt;
-use core::mem::ManuallyDrop;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use linux_raw_sys::general::{
-    __NR_clone, __NR_execve, __NR_exit_group, __NR_getcpu, __NR_getpid, __NR_getppid, __NR_prctl,
-    __NR_rt_sigaction, __NR_sched_getaffinity, __NR_sched_setaffinity, __NR_sched_yield,
-    __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD,
+    __NR_clone, __NR_execve, __NR_exit_group, __NR_getcpu, __NR_getpid, __NR_getppid, __NR_ioctl,
+    __NR_prctl, __NR_rt_sigaction, __NR_sched_getaffinity, __NR_sched_setaffinity,
+    __NR_sched_yield, __NR_setsid, __NR_wait4, CLONE_VFORK, CLONE_VM, SIGCHLD, termios,
 };
+
+use linux_raw_sys::ioctl::{TCGETS, TIOCSCTTY};
 
 /// A process id.
 pub type Pid = i32;
@@ -170,9 +172,37 @@ fn execve(path: &CStr, argv: *const *const c_char, envp: *const *const c_char) -
 /// The child runs in our memory until it execs, so it can leave its error in our variable. Where
 /// vfork is a fork (`qemu-aarch64`), an exec that failed shows as exit code 127 instead.
 pub fn spawn(path: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
+    spawn_after(|| {}, path, argv, envp)
+}
+
+/// The same in a session of its own, whose controlling terminal is the one that this program has, if it
+/// has one.
+pub fn spawn_in_session(path: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
+    spawn_after(become_leader, path, argv, envp)
+}
+
+/// Without a terminal, all stays as it is.
+fn become_leader() {
+    let mut settings = MaybeUninit::<termios>::uninit();
+    let address = settings.as_mut_ptr() as usize;
+    // SAFETY: TCGETS fills in a `termios`.
+    let is_terminal =
+        |fd: &usize| unsafe { syscall(__NR_ioctl, [*fd, TCGETS as usize, address]) }.is_ok();
+    if let Some(fd) = (0..3).find(is_terminal) {
+        // SAFETY: neither touches memory. A child of vfork leads nothing yet; and a terminal that
+        // somebody else has stays theirs.
+        unsafe {
+            let _ = syscall(__NR_setsid, []);
+            let _ = syscall(__NR_ioctl, [fd, TIOCSCTTY as usize, 0]);
+        }
+    }
+}
+
+fn spawn_after(prepare: impl FnOnce(), path: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
     let mut error = None;
     let slot: *mut Option<Errno> = &mut error;
     let child = vfork(|| {
+        prepare();
         let errno = exec_strings(path, argv, envp);
         // SAFETY: the parent stands still, and its frame with `error` in it is there.
         unsafe { slot.write_volatile(Some(errno)) };

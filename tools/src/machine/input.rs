@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::terminal::{self, Keys, Typed};
+
 /// Telnet's "interpret as command" and "end of file" (RFC 854, RFC 1184); the kernel's
 /// `fs/console.rs` has the other end.
 const COMMAND: u8 = 255;
@@ -61,6 +63,53 @@ impl Input {
             .context("cannot start a thread")?;
         Ok(())
     }
+
+    /// Sends what is typed in our terminal, and how large its window is.
+    pub fn feed_terminal(&self, mut keys: Keys, wire: &Path) -> Result<()> {
+        let mut pipe = self.pipe.try_clone().context("cannot use the pipe")?;
+        let wire = wire.to_owned();
+        thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(move || {
+                wait_for(&wire)?;
+                loop {
+                    let sent = match keys.wait() {
+                        Typed::Bytes(bytes) => escaped(bytes),
+                        Typed::Resized => match terminal::size() {
+                            Some(size) => window(size),
+                            None => continue,
+                        },
+                        Typed::End => break,
+                    };
+                    pipe.write_all(&sent).ok()?;
+                }
+                pipe.write_all(&[COMMAND, END]).ok()
+            })
+            .context("cannot start a thread")?;
+        Ok(())
+    }
+}
+
+/// Telnet's "window size" (RFC 1073), for so many rows and columns.
+fn window((rows, columns): (u16, u16)) -> Vec<u8> {
+    const BEGIN: u8 = 250;
+    const FINISH: u8 = 240;
+    const WINDOW: u8 = 31;
+    let size = [columns.to_be_bytes(), rows.to_be_bytes()].concat();
+    let begin = [COMMAND, BEGIN, WINDOW];
+    [&begin[..], &escaped(&size), &[COMMAND, FINISH]].concat()
+}
+
+/// As bytes are on the line.
+fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut sent = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        sent.push(byte);
+        if byte == COMMAND {
+            sent.push(COMMAND);
+        }
+    }
+    sent
 }
 
 /// Waits until the machine has said something: before that its UART is not set up, and would lose
@@ -83,14 +132,7 @@ fn copy(source: &mut impl Read, pipe: &mut impl Write) -> Option<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        let mut sent = Vec::with_capacity(bytes.len());
-        for &byte in bytes {
-            sent.push(byte);
-            if byte == COMMAND {
-                sent.push(COMMAND);
-            }
-        }
-        pipe.write_all(&sent).ok()?;
+        pipe.write_all(&escaped(bytes)).ok()?;
     }
     pipe.write_all(&[COMMAND, END]).ok()
 }
@@ -114,6 +156,14 @@ mod tests {
         let mut sent = Vec::new();
         copy(&mut io::empty(), &mut sent).unwrap();
         assert_eq!(sent, [COMMAND, END]);
+    }
+
+    #[test]
+    fn window_sizes() {
+        assert_eq!(
+            window((24, 255)),
+            [255, 250, 31, 0, 255, 255, 0, 24, 255, 240]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bootargs;
 mod input;
 mod process;
 mod qemu;
+pub mod terminal;
 
 pub use board::{Board, Hardware, Size};
 pub use bootargs::BootArgs;

@@ -1,12 +1,14 @@
 //! Shows what comes while it is recorded: programs' output where they sent it, a machine's own words
 //! on stderr.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use defmt_decoder::Table;
 
 use super::Shown;
+use crate::machine::terminal;
 use crate::progress::Progress;
 
 /// Which of the kernel's log lines are shown.
@@ -41,6 +43,8 @@ pub struct Shower<'a> {
     progress: &'a Progress,
     out: Channel,
     err: Channel,
+    /// The terminal itself, opened when it is needed; none: it cannot be.
+    terminal: Option<Option<File>>,
     logs: Option<(Box<Table>, LogLevel)>,
 }
 
@@ -65,6 +69,7 @@ impl<'a> Shower<'a> {
             progress,
             out: channel(),
             err: channel(),
+            terminal: None,
             logs: None,
         }
     }
@@ -83,9 +88,11 @@ impl<'a> Shower<'a> {
     /// Shows something.
     pub fn show(&mut self, what: Shown<'_>) {
         match what {
+            // What the terminal echoes while neither output stream is one.
+            Shown::Console { fd: 0, bytes } => self.echo(bytes),
             Shown::Console { fd: 2, bytes } => self.err.take(bytes, io::stderr(), self.progress),
             Shown::Console { bytes, .. } => self.out.take(bytes, io::stdout(), self.progress),
-            Shown::Text(text) => self.err.take(text.as_bytes(), io::stderr(), self.progress),
+            Shown::Text(text) => self.say(text),
             Shown::Log(bytes) => self.log(bytes),
         }
     }
@@ -101,7 +108,24 @@ impl<'a> Shower<'a> {
         let level = frame.level().map(|level| level.as_str());
         if LogLevel::of(level) <= *least {
             let line = format!("kernel: {}\n", frame.display(false));
-            self.err.take(line.as_bytes(), io::stderr(), self.progress);
+            self.say(&line);
+        }
+    }
+
+    /// Words that are not the program's.
+    fn say(&mut self, text: &str) {
+        let text = match terminal::is_raw() && io::stderr().is_terminal() {
+            true => text.replace('\n', "\r\n"),
+            false => text.to_owned(),
+        };
+        self.err.take(text.as_bytes(), io::stderr(), self.progress);
+    }
+
+    fn echo(&mut self, bytes: &[u8]) {
+        let open = || File::options().write(true).open("/dev/tty").ok();
+        if let Some(terminal) = self.terminal.get_or_insert_with(open) {
+            // Who went away sees nothing.
+            let _ = terminal.write_all(bytes);
         }
     }
 

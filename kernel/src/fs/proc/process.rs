@@ -2,7 +2,7 @@
 
 use super::memory::{self, Sizes, with_space};
 use super::text::Window;
-use crate::fs::MAX_FILES;
+use crate::fs::{MAX_FILES, tty};
 use crate::process::thread::State;
 use crate::process::{Process, signal};
 use ::memory::PAGE_SIZE;
@@ -60,20 +60,26 @@ fn signals(process: &Process) -> [u64; 4] {
     [pending, blocked, ignored, caught]
 }
 
+/// /dev/console as /proc/PID/stat has it.
+const CONSOLE: u32 = 5 << 8 | 1;
+
 /// /proc/PID/stat: proc_pid_stat(5) numbers the fields.
 pub fn stat(to: &mut Window, process: &Process) -> fmt::Result {
     let sizes = sizes(process);
     let [pending, blocked, ignored, caught] = signals(process);
+    let foreground = tty::job::foreground_of(process);
     let load = |value: &core::sync::atomic::AtomicU32| value.load(Ordering::Relaxed);
     write!(to, "{} (", process.pid)?;
     to.push(text(&name(process)))?;
     write!(
         to,
-        ") {} {} {} {} 0 -1 4194304",
+        ") {} {} {} {} {} {} 4194304",
         state(process).0,
         load(&process.parent),
         load(&process.group),
         load(&process.session),
+        if foreground < 0 { 0 } else { CONSOLE },
+        foreground,
     )?;
     // Faults and times are not counted per process: 10 to 17. Then priority, nice, threads, 0, start.
     to.write_str(" 0 0 0 0 0 0 0 0 20 0 1 0 0")?;

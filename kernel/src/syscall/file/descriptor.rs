@@ -7,7 +7,7 @@ use crate::arch::uaccess;
 use crate::fs::access::Caller;
 use crate::fs::lock::{Owner, Record};
 use crate::fs::node::{Content, Node};
-use crate::fs::{Descriptor, File, MAX_FILES, Object, PIPE_DEVICE, pipe, tty};
+use crate::fs::{Descriptor, File, MAX_FILES, Object, PIPE_DEVICE, console, pipe, tty};
 use crate::process::thread::current;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -325,7 +325,11 @@ pub fn ioctl(fd: u64, request: u32, argument: u64) -> Result {
             Ok(0)
         }
         _ => match &file.object {
-            Object::Tty(fd) => tty::ioctl(*fd, request, argument),
+            Object::Tty(_) => tty::ioctl(request, argument),
+            Object::Stream(0) if request == FIONREAD => {
+                uaccess::write_u32(argument, console::available().unwrap_or(0) as u32)?;
+                Ok(0)
+            }
             Object::Pipe(end) if request == FIONREAD => {
                 uaccess::write_u32(argument, end.waiting() as u32)?;
                 Ok(0)

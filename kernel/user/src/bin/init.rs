@@ -9,6 +9,8 @@
 //! arguments, each with a NUL at its end. Boot arguments are short, and have no way to write
 //! everything that an argument may be.
 //!
+//! Where there is a terminal the program leads a session of its own, which has that terminal.
+//!
 //! It starts programs by vfork and exec, so that its own pages are never shared: a trace begins
 //! with the program's story, not with init's.
 #![no_std]
@@ -83,7 +85,7 @@ fn run(argv: Strings, envp: Strings) -> i32 {
 /// As execvp(3) does it.
 fn find_and_spawn(name: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
     if name.to_bytes().contains(&b'/') {
-        return process::spawn(name, argv, envp);
+        return process::spawn_in_session(name, argv, envp);
     }
     let mut variables = envp.filter_map(|variable| variable.to_bytes().strip_prefix(b"PATH="));
     let path = variables.next().unwrap_or(PATH.as_bytes());
@@ -93,7 +95,7 @@ fn find_and_spawn(name: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
         let Some(file) = join(&mut buffer, directory, name.to_bytes()) else {
             continue;
         };
-        match process::spawn(file, argv, envp) {
+        match process::spawn_in_session(file, argv, envp) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             // Perhaps a later one may be executed.
             Err(Errno::EACCES) => result = Err(Errno::EACCES),
