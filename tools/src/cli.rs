@@ -9,6 +9,7 @@ use crate::image::GuestFile;
 use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
 use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
+use crate::view::args::{ExportArgs, FlameArgs, TimelineArgs};
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
 ///
@@ -40,12 +41,22 @@ pub enum Command {
     Faults(FaultsArgs),
     /// Tell the life of one page: every mapping, frame and descriptor it had, and why each changed
     Explain(ExplainArgs),
+    /// Draw a flame graph of page faults by call stack, or of what differs between two traces
+    Flame(FlameArgs),
+    /// Write the trace as a timeline for Perfetto (ui.perfetto.dev)
+    Timeline(TimelineArgs),
+    /// Write the faults for other tools: JSON lines, CSV, Parquet, Perfetto, folded stacks
+    Export(ExportArgs),
     /// Print every frame and event of a trace
     Dump(DumpArgs),
     /// Check a trace: Arm's translation rules, and the kernel's counts against its events
     Check(CheckArgs),
     /// Check what this machine has of all that is needed, and how to get the rest
     Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page of the tool, or of one of its commands
+    Man(ManArgs),
     /// Run clippy on the kernel and the user programs, warnings being errors
     #[command(hide = true)]
     Lint(LintArgs),
@@ -257,6 +268,22 @@ pub enum DoctorFormat {
     Text,
     /// One JSON object
     Json,
+}
+
+/// `cowscope completions`
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `cowscope man`
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// One command's page
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
 }
 
 /// `cowscope lint`

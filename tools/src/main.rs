@@ -19,6 +19,11 @@ fn main() -> ExitCode {
         Command::Explain(args) => args.run().map(ExitCode::from),
         Command::Dump(args) => args.run().map(ExitCode::from),
         Command::Check(args) => args.run().map(ExitCode::from),
+        Command::Flame(args) => args.run().map(ExitCode::from),
+        Command::Timeline(args) => args.run().map(ExitCode::from),
+        Command::Export(args) => args.run().map(ExitCode::from),
+        Command::Completions(args) => tools::manual::completions(args.shell),
+        Command::Man(args) => tools::manual::page(args.command.as_deref()),
         Command::Doctor(args) => tools::doctor::run(&args),
         Command::Lint(args) => tools::image::lint(args.quiet),
     };

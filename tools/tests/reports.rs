@@ -460,12 +460,17 @@ fn faults(bytes: &[u8], change: impl FnOnce(&mut FaultsArgs)) -> String {
 fn faults_are_listed_and_filtered() {
     let bytes = whole_story().end();
     assert_eq!(faults(&bytes, |_| ()).lines().count(), 10);
-    let copies = faults(&bytes, |args| args.outcome = vec![Outcome::CowCopy]);
+    let copies = faults(&bytes, |args| args.filter.outcome = vec![Outcome::CowCopy]);
     assert_eq!(copies.lines().count(), 1);
     assert!(copies.contains("cow-copy      w  0x70000008"), "{copies}");
-    assert_eq!(faults(&bytes, |args| args.pid = vec![2]).lines().count(), 1);
     assert_eq!(
-        faults(&bytes, |args| args.addr = Some(V..V + PAGE))
+        faults(&bytes, |args| args.filter.pid = vec![2])
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(
+        faults(&bytes, |args| args.filter.addr = Some(V..V + PAGE))
             .lines()
             .count(),
         4
@@ -475,7 +480,7 @@ fn faults_are_listed_and_filtered() {
         3
     );
     let nanos = 625 * 1_000_000_000 / HZ;
-    let early = faults(&bytes, |args| args.time = Some(0..nanos * 6));
+    let early = faults(&bytes, |args| args.filter.time = Some(0..nanos * 6));
     assert_eq!(early.lines().count(), 2);
     let lines = faults(&bytes, |args| args.format = ListFormat::Jsonl);
     let values: Vec<serde_json::Value> = lines

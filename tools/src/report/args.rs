@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use wire::event::Outcome;
 
+use super::filter::FilterArgs;
 use crate::analysis::symbols::SearchPath;
 use crate::setup::debian;
 
@@ -138,21 +139,9 @@ pub struct FaultsArgs {
     #[command(flatten)]
     pub symbols: SymbolArgs,
 
-    /// Only of these processes (may be repeated)
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pub pid: Vec<u32>,
-
-    /// Only with these outcomes, e.g. cow-copy (may be repeated)
-    #[arg(long, value_name = "OUTCOME", value_delimiter = ',', value_parser = parse_outcome)]
-    pub outcome: Vec<Outcome>,
-
-    /// Only at these addresses: START-END, START+LENGTH, or ADDRESS for its page
-    #[arg(long, value_name = "RANGE", value_parser = parse_addresses)]
-    pub addr: Option<Range<u64>>,
-
-    /// Only in this time after the first event: 1s-2s, 10ms+500us, 5s-, -20ms
-    #[arg(long, value_name = "RANGE", value_parser = parse_times, allow_hyphen_values = true)]
-    pub time: Option<Range<u64>>,
+    /// Which faults.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
     /// Stop after so many
     #[arg(long, value_name = "N")]
@@ -195,7 +184,7 @@ pub struct DumpArgs {
     pub symbols: SymbolArgs,
 }
 
-fn parse_outcome(text: &str) -> Result<Outcome, String> {
+pub(super) fn parse_outcome(text: &str) -> Result<Outcome, String> {
     let mut all = Outcome::ALL.into_iter();
     all.find(|outcome| outcome.name() == text).ok_or_else(|| {
         let names = Outcome::ALL.map(Outcome::name);
@@ -235,7 +224,7 @@ fn parse_range(
     Some(range())
 }
 
-fn parse_addresses(text: &str) -> Result<Range<u64>, String> {
+pub(super) fn parse_addresses(text: &str) -> Result<Range<u64>, String> {
     parse_range(text, parse_number).unwrap_or_else(|| {
         let page = parse_number(text)? & !4095;
         Ok(page..page.saturating_add(4096))
@@ -259,7 +248,7 @@ fn parse_time(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_times(text: &str) -> Result<Range<u64>, String> {
+pub(super) fn parse_times(text: &str) -> Result<Range<u64>, String> {
     let none = || Err("not a range of times: 1s-2s, 1s+5ms, 5s-".to_owned());
     parse_range(text, parse_time).unwrap_or_else(none)
 }

@@ -1,94 +1,96 @@
-//! The list of faults: one line each, as they go by.
+//! The list of faults: one each, as they go by.
 
+use std::fs::File;
 use std::io::{self, Write};
 
-use serde::Serialize;
-use wire::event::{Access, Event, Fault, Origin, Record};
+use wire::event::{Event, Fault, Origin, Record};
 
-use super::args::{FaultsArgs, ListFormat};
+use super::args::ListFormat;
+use super::filter::Filter;
+use super::parquet::Table;
 use super::place::{Place, program_name};
+use super::row::{Row, access_name};
 use super::summary::SCHEMA_VERSION;
 use super::text::{count, micros};
-use crate::analysis::descriptor::{Descriptor, PAGE_SIZE};
+use crate::analysis::descriptor::Descriptor;
 use crate::analysis::machine::Change;
 use crate::analysis::stream::{Observer, State};
 use crate::analysis::symbols::Symbols;
 
-/// One fault, flat, for programs.
-#[derive(Debug, Serialize)]
-struct Row<'a> {
-    time_us: f64,
-    cpu: u8,
-    pid: u32,
-    tid: u32,
-    name: &'a str,
-    space: u32,
-    asid: u16,
-    outcome: &'static str,
-    access: &'static str,
-    origin: &'static str,
-    address: String,
-    pc: String,
-    function: Option<&'a str>,
-    file: Option<&'a str>,
-    line: Option<u32>,
-    esr: String,
-    old: String,
-    new: String,
-    old_frame: Option<String>,
-    new_frame: Option<String>,
-    references: u32,
-    references_after: u32,
-    /// Pids that map the old frame at this address, as rebuilt, after the fault.
-    sharers: String,
-    tlbis: u8,
-    cost_cycles: u32,
-    /// The fork whose sharing this broke: its child's pid.
-    broke_fork_of: Option<u32>,
-}
-
-/// Lists faults on `out`.
+/// Lists faults.
 pub struct Lister<'a> {
-    args: &'a FaultsArgs,
+    filter: Filter<'a>,
+    limit: Option<u64>,
     symbols: &'a mut Symbols,
     out: Output<'a>,
-    start: Option<u64>,
     listed: u64,
     failed: Option<io::Error>,
 }
 
-enum Output<'a> {
-    Plain(&'a mut dyn Write),
+/// Where to, and how.
+pub enum Output<'a> {
+    Text(&'a mut dyn Write),
+    Json(&'a mut dyn Write),
+    JsonLines(&'a mut dyn Write),
     Csv(Box<csv::Writer<&'a mut dyn Write>>),
+    Parquet(Box<Table>),
 }
 
-impl<'a> Lister<'a> {
-    /// Begins the list.
-    pub fn new(
-        args: &'a FaultsArgs,
-        symbols: &'a mut Symbols,
-        out: &'a mut dyn Write,
-    ) -> io::Result<Self> {
-        let out = match args.format {
+impl<'a> Output<'a> {
+    /// As text of a format.
+    pub fn text(format: ListFormat, out: &'a mut dyn Write) -> io::Result<Self> {
+        Ok(match format {
+            ListFormat::Text => Output::Text(out),
             ListFormat::Csv => Output::Csv(Box::new(csv::Writer::from_writer(out))),
-            ListFormat::Text => Output::Plain(out),
             ListFormat::Jsonl => {
                 writeln!(out, "{{\"schema_version\":{SCHEMA_VERSION}}}")?;
-                Output::Plain(out)
+                Output::JsonLines(out)
             }
             ListFormat::Json => {
                 write!(out, "{{\"schema_version\":{SCHEMA_VERSION},\"faults\":[")?;
-                Output::Plain(out)
+                Output::Json(out)
             }
-        };
-        Ok(Lister {
-            args,
+        })
+    }
+
+    /// As a Parquet file.
+    pub fn parquet(file: File) -> io::Result<Self> {
+        Ok(Output::Parquet(Box::new(Table::new(file)?)))
+    }
+
+    fn put(&mut self, row: &Row<'_>, first: bool) -> io::Result<()> {
+        match self {
+            Output::Text(_) => Ok(()),
+            Output::Json(out) => {
+                writeln!(out, "{}", if first { "" } else { "," })?;
+                Ok(serde_json::to_writer(out, row)?)
+            }
+            Output::JsonLines(out) => {
+                serde_json::to_writer(&mut *out, row)?;
+                writeln!(out)
+            }
+            Output::Csv(out) => out.serialize(row).map_err(io::Error::other),
+            Output::Parquet(table) => table.put(row),
+        }
+    }
+}
+
+impl<'a> Lister<'a> {
+    /// Begins the list, of at most `limit` faults.
+    pub fn new(
+        filter: Filter<'a>,
+        limit: Option<u64>,
+        symbols: &'a mut Symbols,
+        out: Output<'a>,
+    ) -> Self {
+        Lister {
+            filter,
+            limit,
             symbols,
             out,
-            start: None,
             listed: 0,
             failed: None,
-        })
+        }
     }
 
     /// Ends the list.
@@ -97,162 +99,84 @@ impl<'a> Lister<'a> {
             return Err(error);
         }
         match self.out {
-            Output::Plain(out) => {
-                if self.args.format == ListFormat::Json {
-                    writeln!(out, "\n]}}")?;
-                }
+            Output::Text(out) | Output::JsonLines(out) => out.flush(),
+            Output::Json(out) => {
+                writeln!(out, "\n]}}")?;
                 out.flush()
             }
             Output::Csv(mut out) => out.flush(),
+            Output::Parquet(table) => table.finish(),
         }
-    }
-
-    fn wanted(&self, time: u64, hz: u64, fault: &Fault) -> bool {
-        let args = self.args;
-        let span = u64::try_from(u128::from(time) * 1_000_000_000 / u128::from(hz.max(1)));
-        (args.pid.is_empty() || args.pid.contains(&fault.pid))
-            && (args.outcome.is_empty() || args.outcome.contains(&fault.outcome))
-            && args
-                .addr
-                .as_ref()
-                .is_none_or(|range| range.contains(&fault.addr))
-            && args
-                .time
-                .as_ref()
-                .is_none_or(|range| range.contains(&span.unwrap_or(u64::MAX)))
     }
 
     fn list(
         &mut self,
         state: &State,
-        cpu: u8,
         record: &Record,
         fault: &Fault,
         change: &Change,
     ) -> io::Result<()> {
-        let machine = &state.machine;
-        let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
-        let time = record
-            .time
-            .saturating_sub(self.start.unwrap_or(record.time));
-        if !self.wanted(time, hz, fault) {
+        if !self.filter.wants(state, record, fault, self.symbols) {
             return Ok(());
         }
+        let time = self.filter.since_start(record);
         self.listed += 1;
+        let machine = &state.machine;
         let mut place = Place::of_fault(machine, fault);
         place.resolve(machine, self.symbols);
         let name = program_name(machine, fault.pid);
-        let (old, new) = (Descriptor(fault.old), Descriptor(fault.new));
-        let access = match fault.access {
-            Access::Read => "read",
-            Access::Write => "write",
-            Access::Exec => "exec",
-        };
-        if self.args.format == ListFormat::Text {
-            let Output::Plain(out) = &mut self.out else {
-                return Ok(());
-            };
-            let frames = match (old.valid(), new.valid()) {
-                (true, true) if old.frame() != new.frame() => {
-                    format!("{:#x} -> {:#x}", old.frame(), new.frame())
-                }
-                (_, true) => format!("{:#x}", new.frame()),
-                _ => "-".to_owned(),
-            };
-            let kernel = if fault.origin == Origin::Kernel {
-                "k"
-            } else {
-                " "
-            };
-            return writeln!(
-                out,
-                "{:>12.2} us  pid {:<3} {:<10} {:<13} {}{kernel} {:<#14x} {frames:<18} refs {:<2} {:>7} cyc  {}",
-                micros(time, hz),
-                fault.pid,
-                name,
-                fault.outcome.name(),
-                &access[..1],
-                fault.addr,
-                fault.refs,
-                count(fault.cost),
-                place.text()
-            );
+        if let Output::Text(out) = &mut self.out {
+            let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
+            return writeln!(out, "{}", line(time, hz, fault, &name, &place));
         }
-        let sharers: Vec<String> = if old.valid() {
-            let spaces = machine.sharers(old.frame(), fault.addr / PAGE_SIZE * PAGE_SIZE);
-            let pids = spaces.into_iter().flat_map(|space| machine.users(space));
-            pids.map(|pid| pid.to_string()).collect()
-        } else {
-            Vec::new()
-        };
-        let hex = |bits: u64| format!("{bits:#x}");
-        let source = place.source.as_ref();
-        let row = Row {
-            time_us: micros(time, hz),
-            cpu,
-            pid: fault.pid,
-            tid: record.tid,
-            name: &name,
-            space: fault.space,
-            asid: fault.asid,
-            outcome: fault.outcome.name(),
-            access,
-            origin: if fault.origin == Origin::Kernel {
-                "kernel"
-            } else {
-                "user"
-            },
-            address: hex(fault.addr),
-            pc: hex(fault.pc),
-            function: source.map(|source| source.function.as_str()),
-            file: source.and_then(|source| source.file.as_deref()),
-            line: source.and_then(|source| source.line),
-            esr: hex(u64::from(fault.esr)),
-            old: hex(fault.old),
-            new: hex(fault.new),
-            old_frame: old.valid().then(|| hex(old.frame())),
-            new_frame: new.valid().then(|| hex(new.frame())),
-            references: fault.refs,
-            references_after: fault.refs_after,
-            sharers: sharers.join(" "),
-            tlbis: fault.tlbis,
-            cost_cycles: fault.cost,
-            broke_fork_of: machine.forks.get(change.fork).map(|fork| fork.event.child),
-        };
-        match &mut self.out {
-            Output::Csv(out) => out.serialize(row).map_err(io::Error::other),
-            Output::Plain(out) => {
-                match self.args.format {
-                    ListFormat::Json if self.listed == 1 => writeln!(out)?,
-                    ListFormat::Json => writeln!(out, ",")?,
-                    _ => {}
-                }
-                serde_json::to_writer(&mut *out, &row)?;
-                if self.args.format == ListFormat::Jsonl {
-                    writeln!(out)?;
-                }
-                Ok(())
-            }
-        }
+        let row = Row::new(state, (time, record), fault, change, (&name, &place));
+        self.out.put(&row, self.listed == 1)
     }
 }
 
+fn line(time: u64, hz: u64, fault: &Fault, name: &str, place: &Place) -> String {
+    let (old, new) = (Descriptor(fault.old), Descriptor(fault.new));
+    let frames = match (old.valid(), new.valid()) {
+        (true, true) if old.frame() != new.frame() => {
+            format!("{:#x} -> {:#x}", old.frame(), new.frame())
+        }
+        (_, true) => format!("{:#x}", new.frame()),
+        _ => "-".to_owned(),
+    };
+    let kernel = match fault.origin {
+        Origin::Kernel => "k",
+        Origin::User => " ",
+    };
+    format!(
+        "{:>12.2} us  pid {:<3} {:<10} {:<13} {}{kernel} {:<#14x} {frames:<18} refs {:<2} {:>7} cyc  {}",
+        micros(time, hz),
+        fault.pid,
+        name,
+        fault.outcome.name(),
+        &access_name(fault.access)[..1],
+        fault.addr,
+        fault.refs,
+        count(fault.cost),
+        place.text()
+    )
+}
+
 impl Observer for Lister<'_> {
-    fn after(&mut self, state: &State, cpu: u8, record: &Record, change: &Change) {
-        self.start.get_or_insert(record.time);
+    fn after(&mut self, state: &State, _cpu: u8, record: &Record, change: &Change) {
+        self.filter.see(record);
         if let Event::Fault(fault) = &record.event
             && self.wants_more()
-            && let Err(error) = self.list(state, cpu, record, fault, change)
+            && let Err(error) = self.list(state, record, fault, change)
         {
             self.failed = Some(error);
         }
     }
 
     fn restart(&mut self) {
-        self.start = None;
+        self.filter.restart();
     }
 
     fn wants_more(&self) -> bool {
-        self.failed.is_none() && self.args.limit.is_none_or(|limit| self.listed < limit)
+        self.failed.is_none() && self.limit.is_none_or(|limit| self.listed < limit)
     }
 }

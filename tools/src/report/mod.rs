@@ -7,9 +7,12 @@ pub mod args;
 mod costs;
 mod dump;
 mod explain;
-mod faults;
+pub(crate) mod faults;
+pub mod filter;
 mod lines;
-mod place;
+mod parquet;
+pub(crate) mod place;
+mod row;
 mod story;
 mod story_text;
 mod summary;
@@ -26,6 +29,7 @@ use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, ReportArgs, ReportForma
 use crate::analysis::stream::{self, Incompatible, State};
 use crate::analysis::symbols::{SearchPath, Symbols};
 use crate::exit::{self, Exit};
+use filter::Filter;
 
 /// What a report should hold.
 #[derive(Clone, Debug)]
@@ -72,7 +76,7 @@ pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> a
     Ok(code(&state, options.strict, true))
 }
 
-fn code(state: &State, strict: bool, checked: bool) -> u8 {
+pub(crate) fn code(state: &State, strict: bool, checked: bool) -> u8 {
     let exit = if strict && state.losses.any() {
         Exit::Lossy
     } else if checked && state.machine.checks.total().differed > 0 {
@@ -88,7 +92,7 @@ fn code(state: &State, strict: bool, checked: bool) -> u8 {
 ///
 /// # Errors
 /// The one that was given.
-pub fn finish(result: anyhow::Result<u8>) -> anyhow::Result<u8> {
+pub fn finish<T>(result: anyhow::Result<T>) -> anyhow::Result<T> {
     result.map_err(|error| {
         let incompatible = error.chain().any(|cause| {
             let io = cause.downcast_ref::<io::Error>();
@@ -107,8 +111,14 @@ pub(crate) fn with_input(
     args: &InputArgs,
     work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
-    let path = args.path()?;
-    let path: &Path = &path;
+    with_trace(&args.path()?, work)
+}
+
+/// Runs `work` on a trace; `-` is standard input.
+pub(crate) fn with_trace<T>(
+    path: &Path,
+    work: impl FnOnce(&mut dyn Read) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let name = path.display();
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
@@ -158,7 +168,9 @@ impl FaultsArgs {
     /// When reading or writing fails, or the input is [`Incompatible`].
     pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
         let mut symbols = Symbols::new(self.symbols.search_path());
-        let mut lister = faults::Lister::new(self, &mut symbols, out)?;
+        let out = faults::Output::text(self.format, out)?;
+        let filter = Filter::new(&self.filter);
+        let mut lister = faults::Lister::new(filter, self.limit, &mut symbols, out);
         let state = stream::read(input, &mut lister)?;
         lister.finish()?;
         warn(&state, &symbols);
@@ -167,7 +179,7 @@ impl FaultsArgs {
 }
 
 /// What a listing keeps off its output.
-fn warn(state: &State, symbols: &Symbols) {
+pub(crate) fn warn(state: &State, symbols: &Symbols) {
     for problem in symbols.problems() {
         eprintln!("note: {problem}");
     }
