@@ -9,6 +9,8 @@ extern crate alloc;
 
 mod arch;
 mod board;
+#[cfg(feature = "checks")]
+mod check;
 mod driver;
 mod fs;
 mod log;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tools::cli::{ForkMode, TraceLevel};
-use tools::image::{self, Entry};
+use tools::image::{self, Entry, Variant};
 use tools::machine::{self, Board, BootArgs, Ending, Hardware, Input, Limits, Setup, Size};
 
 use crate::batch;
 use crate::run::{self, Run};
-use crate::system::system;
+use crate::system::{kernel, system};
 use crate::trace::Trace;
 
 /// Far more than any test takes on a machine that is not busy.
@@ -26,6 +26,7 @@ pub struct Boot {
     files: Vec<(String, Entry)>,
     root: Option<PathBuf>,
     input: Option<Vec<u8>>,
+    variant: Variant,
 }
 
 impl Boot {
@@ -40,7 +41,14 @@ impl Boot {
             files: Vec::new(),
             root: None,
             input: None,
+            variant: Variant::Plain,
         }
+    }
+
+    /// With the kernel that checks itself.
+    pub fn checks(mut self) -> Self {
+        self.variant = Variant::Checks;
+        self
     }
 
     /// With another CPU.
@@ -155,6 +163,7 @@ impl Boot {
 
     fn try_run(mut self, words: &[&str]) -> Result<Run> {
         let system = system();
+        let kernel = kernel(self.variant);
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let mut root = match &self.root {
             Some(dir) => batch::image(dir, &system.built)?,
@@ -178,7 +187,7 @@ impl Boot {
             qemu: system.qemu.clone(),
             bootargs: self.args.line(self.hardware.board)?,
             hardware: self.hardware,
-            kernel: system.image.clone(),
+            kernel: kernel.image,
             initrd,
             wire: folder.path().join("trace.cow"),
             input: input.as_ref().map(|input| input.path().to_owned()),
@@ -200,14 +209,16 @@ impl Boot {
         let trace = Trace::decode(&bytes);
         let code = trace.end.as_ref().map(|end| end.code);
         match ended.ending {
-            Ending::Exited(status) if code == Some(status) => Ok(Run::new(bytes, trace)),
+            Ending::Exited(status) if code == Some(status) => {
+                Ok(Run::new(bytes, trace, kernel.elf))
+            }
             ending => anyhow::bail!(
                 "{ending:?} after {:.0} s, and the kernel's last word is {code:?}\nQEMU: {:?}\n\
                  QEMU says: {}\n{}",
                 ended.elapsed.as_secs_f64(),
                 setup.command(),
                 ended.stderr,
-                run::describe(&bytes, &trace)
+                run::describe(&bytes, &trace, &kernel.elf)
             ),
         }
     }

@@ -1,7 +1,7 @@
 //! What came of a boot.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -12,7 +12,6 @@ use tools::paths;
 use tools::report::args::ReportFormat;
 use tools::report::{self, Options};
 
-use crate::system::system;
 use crate::trace::Trace;
 
 /// A machine that ran to its end.
@@ -21,14 +20,16 @@ pub struct Run {
     pub bytes: Vec<u8>,
     /// The trace, taken apart.
     pub trace: Trace,
+    kernel: PathBuf,
     state: OnceCell<State>,
 }
 
 impl Run {
-    pub(crate) fn new(bytes: Vec<u8>, trace: Trace) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>, trace: Trace, kernel: PathBuf) -> Self {
         Self {
             bytes,
             trace,
+            kernel,
             state: OnceCell::new(),
         }
     }
@@ -71,7 +72,7 @@ impl Run {
 
     /// The kernel's log, line by line.
     pub fn logs(&self) -> Vec<String> {
-        logs(&self.trace).unwrap_or_else(|error| vec![format!("{error:#}")])
+        logs(&self.trace, &self.kernel).unwrap_or_else(|error| vec![format!("{error:#}")])
     }
 
     /// Fails unless the first program ended with this.
@@ -111,18 +112,18 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", describe(&self.bytes, &self.trace));
+            eprintln!("{}", describe(&self.bytes, &self.trace, &self.kernel));
         }
     }
 }
 
 /// For a failure: the ends of what was said, and where the trace was put.
-pub(crate) fn describe(bytes: &[u8], trace: &Trace) -> String {
+pub(crate) fn describe(bytes: &[u8], trace: &Trace, kernel: &Path) -> String {
     let saved = match save(bytes) {
         Ok(path) => path.display().to_string(),
         Err(error) => format!("lost ({error:#})"),
     };
-    let logs = logs(trace).unwrap_or_else(|error| vec![format!("{error:#}")]);
+    let logs = logs(trace, kernel).unwrap_or_else(|error| vec![format!("{error:#}")]);
     format!(
         "--- standard output\n{}\n--- standard error\n{}\n--- kernel log\n{}\n--- outside of frames\n{}\n\
          --- the trace is {saved}",
@@ -153,8 +154,8 @@ fn save(bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn logs(trace: &Trace) -> Result<Vec<String>> {
-    let elf = std::fs::read(&system().built.kernel).context("cannot read the kernel")?;
+fn logs(trace: &Trace, kernel: &Path) -> Result<Vec<String>> {
+    let elf = std::fs::read(kernel).context("cannot read the kernel")?;
     let table = Table::parse(&elf)?.context("the kernel has no log strings")?;
     let line = |frame: &Vec<u8>| match table.decode(frame) {
         Ok((line, _)) => line.display(false).to_string(),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
-use tools::image::{self, Built};
+use tools::image::{self, Built, Variant};
 use tools::paths;
 use tools::progress::Progress;
 use tools::setup::{qemu, rust};
@@ -54,12 +54,47 @@ fn build() -> Result<System> {
     let progress = Progress::new(false);
     let qemu = qemu::prepare(None, &progress)?;
     let toolchain = rust::prepare(&progress)?;
-    let built = image::build(&toolchain, &progress)?;
+    let built = image::build(&toolchain, Variant::Plain, &progress)?;
     Ok(System {
         qemu: qemu.path,
-        image: image::kernel_image(&built.kernel)?,
+        image: image::kernel_image(&built.kernel, Variant::Plain)?,
         built,
     })
+}
+
+/// A kernel: its ELF file, and the image that boots.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The ELF file.
+    pub elf: PathBuf,
+    /// The image.
+    pub image: PathBuf,
+}
+
+/// The kernel under test.
+pub(crate) fn kernel(variant: Variant) -> Kernel {
+    static CHECKS: OnceLock<Kernel> = OnceLock::new();
+    match variant {
+        Variant::Plain => Kernel {
+            elf: system().built.kernel.clone(),
+            image: system().image.clone(),
+        },
+        Variant::Checks => CHECKS
+            .get_or_init(|| match build_checks() {
+                Ok(kernel) => kernel,
+                Err(error) => panic!("there is no kernel with checks: {error:#}"),
+            })
+            .clone(),
+    }
+}
+
+fn build_checks() -> Result<Kernel> {
+    let _lock = lock()?;
+    let progress = Progress::new(false);
+    let toolchain = rust::prepare(&progress)?;
+    let elf = image::build_kernel(&toolchain, Variant::Checks, &progress)?;
+    let image = image::kernel_image(&elf, Variant::Checks)?;
+    Ok(Kernel { elf, image })
 }
 
 /// The command `cowscope`, as it is in the source now.

@@ -130,6 +130,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECS", default_value_t = 120)]
     pub silence: u64,
 
+    /// Build and boot the kernel that checks itself as it runs, at several times the cost: Arm's
+    /// translation rules, as `check` does afterwards, and the order of locks. It panics at the first
+    /// broken rule, and its log says how much it has checked
+    #[arg(long, conflicts_with = "kernel")]
+    pub checks: bool,
     /// Boot this kernel (ELF file or arm64 Image) instead of building one
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::RunArgs;
 use crate::exit::{Exit, usage};
-use crate::image::{self, Built, Guest, Wanted};
+use crate::image::{self, Built, Guest, Variant, Wanted};
 use crate::interrupt;
 use crate::machine::terminal::{self, Keys, Raw};
 use crate::machine::{self, Board, BootArgs, Ended, Ending, Hardware, Input, Limits, Setup};
 use crate::progress::Progress;
-use crate::record::{self, Output, REFRESH, Shower, Watch};
+use crate::record::{self, LogLevel, Output, REFRESH, Shower, Watch};
 use crate::report::args::SymbolArgs;
 use crate::setup::{debian, qemu, rust};
 
@@ -57,8 +57,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             )
         }
         None => {
-            let built = image::build(&toolchain, &progress)?;
-            let image = image::kernel_image(&built.kernel)?;
+            let variant = match args.checks {
+                true => Variant::Checks,
+                false => Variant::Plain,
+            };
+            let built = image::build(&toolchain, variant, &progress)?;
+            let image = image::kernel_image(&built.kernel, variant)?;
             (built, image)
         }
     };
@@ -120,7 +124,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     // A kernel without log lines, or none that we know of, has nothing to show.
     let elf = std::fs::read(&built.kernel).unwrap_or_default();
-    let shower = Shower::new(&progress).with_logs(&elf, args.log);
+    // What was checked, the kernel says in its log.
+    let log = match args.checks {
+        true => args.log.max(LogLevel::Info),
+        false => args.log,
+    };
+    let shower = Shower::new(&progress).with_logs(&elf, log);
     let ended = boot(&setup, limits, &mut watch, shower, &progress)?;
     drop(raw);
     progress.note(&format!(

@@ -85,6 +85,9 @@ pub enum Rank {
     Heap,
     /// The kernel's own translation tables, whose changes are events.
     KernelTables,
+    /// What the checker of the translation rules knows, with the feature `checks`: it is told of
+    /// every event.
+    Checker,
     /// The stream of the trace: any event may end up there, so all that emits events lies above.
     Output,
     /// What numbers in the trace stand for, on the way to it.

@@ -58,17 +58,27 @@ pub fn local() -> *const Local {
 /// Runs `f` on this core's emergency stack: what may be needed at any depth of a thread's own, which
 /// has no room for it, such as sending the trace. Nothing else is there but the report of a panic,
 /// and then `f` runs where it is called.
-pub fn with_room(f: extern "C" fn()) {
+pub fn with_room(f: extern "C" fn(&mut ())) {
     // SAFETY: this core's own, which stays: the kernel is not preempted.
     let top = unsafe { (*local()).emergency.get() }.addr();
     let sp: usize;
     // SAFETY: reads a register.
     unsafe { instruction!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
     if (top - super::trap::EMERGENCY_SIZE..=top).contains(&sp) {
-        return f();
+        return f(&mut ());
     }
     // SAFETY: the emergency stack is this core's own, is not in use (see above), and interrupts are
-    // masked; `f` returns, and keeps x20 as every function does.
+    // masked.
+    unsafe { on_stack(top, &mut (), f) }
+}
+
+/// Runs `f` on another stack.
+///
+/// # Safety
+/// `top` is the aligned end of a stack that nobody else uses until this returns; interrupts are
+/// masked.
+pub unsafe fn on_stack<T>(top: usize, data: &mut T, f: extern "C" fn(&mut T)) {
+    // SAFETY: the caller's; `f` returns, and keeps x20 as every function does.
     unsafe {
         instruction!(
             "mov x20, sp",
@@ -77,6 +87,7 @@ pub fn with_room(f: extern "C" fn()) {
             "mov sp, x20",
             top = in(reg) top,
             f = in(reg) f,
+            in("x0") data,
             out("x20") _,
             clobber_abi("C"),
         );

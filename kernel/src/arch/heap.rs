@@ -23,7 +23,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Grows the heap by mapping frames at its end, and shrinks it again.
 #[derive(Debug)]
-struct Grow {
+pub(crate) struct Grow {
     /// Where the frames begin that are the allocator's: the start is not.
     floor: u64,
     /// What was last asked of [`reserve`].
@@ -38,7 +38,7 @@ struct Grow {
 unsafe impl Send for Grow {}
 
 /// A spin lock with the heap's place in the order of locks.
-struct Ranked {
+pub(crate) struct Ranked {
     order: Order,
     lock: spin::Mutex<()>,
 }
@@ -77,8 +77,9 @@ unsafe impl RawMutex for Ranked {
     }
 }
 
-#[global_allocator]
-static HEAP: TalcLock<Ranked, Grow> = TalcLock::new(Grow {
+// With `checks` it is one of two.
+#[cfg_attr(not(feature = "checks"), global_allocator)]
+pub(crate) static HEAP: TalcLock<Ranked, Grow> = TalcLock::new(Grow {
     floor: layout::HEAP.start,
     reserved: 0,
     heap_end: None,

@@ -240,6 +240,10 @@ impl Mmu for Arch {
 
     #[inline]
     fn barrier(&self, barrier: Barrier) {
+        #[cfg(feature = "checks")]
+        if crate::check::inject::omits_barrier(barrier) {
+            return;
+        }
         match barrier {
             Barrier::DmbIshst => instruction!("dmb ishst"),
             Barrier::DsbIshst => {
@@ -273,6 +277,10 @@ impl Mmu for Arch {
     // Always: the operation is a constant of each caller, and one instruction is left of it.
     #[inline(always)]
     fn tlbi(&self, op: Tlbi) {
+        #[cfg(feature = "checks")]
+        if crate::check::inject::omits_tlbi(op) {
+            return;
+        }
         issue(op);
         let mut issued = 1;
         if has(REPEAT_TLBI) {

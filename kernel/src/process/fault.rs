@@ -34,6 +34,21 @@ pub fn handle(
     abort: &Abort,
     origin: Origin,
 ) -> Result<(), Info> {
+    handle_once(thread, frame, abort, origin)?;
+    #[cfg(feature = "checks")]
+    for _ in 0..crate::check::inject::repeats() {
+        handle_once(thread, frame, abort, origin)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn handle_once(
+    thread: &Current,
+    frame: &TrapFrame,
+    abort: &Abort,
+    origin: Origin,
+) -> Result<(), Info> {
     let Some(space) = thread.space() else {
         return Err(Info::fault(SIGSEGV, SEGV_MAPERR, abort.addr));
     };

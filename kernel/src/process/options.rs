@@ -48,6 +48,9 @@ pub struct Options {
     pub window: Option<(u16, u16)>,
     /// `stacks=off` clears it: user call stacks in fault events.
     pub stacks: bool,
+    /// `inject=`: see `check::inject`.
+    #[cfg(feature = "checks")]
+    pub inject: Option<String>,
     /// Words that mean nothing to the kernel.
     pub unknown: Vec<String>,
 }
@@ -99,6 +102,8 @@ fn parse(line: &str) -> Options {
         terminals: [true; 3],
         window: None,
         stacks: true,
+        #[cfg(feature = "checks")]
+        inject: None,
         unknown: Vec::new(),
     };
     let mut words = words(line).into_iter();
@@ -123,6 +128,8 @@ fn parse(line: &str) -> Options {
                 Some(['0', '1', '2'].map(|fd| value.contains(fd))),
             ),
             "window" => set(&mut options.window, window(value).map(Some)),
+            #[cfg(feature = "checks")]
+            "inject" => set(&mut options.inject, Some(Some(value.into()))),
             "stacks" => set(&mut options.stacks, Some(value != "off")),
             "user" => {
                 options.environment.push(value.into());

@@ -16,7 +16,9 @@ static WAITING: Lock<VecDeque<(u64, Meta)>> = Lock::new(Rank::Metas, VecDeque::n
 
 /// Gets the room for them.
 pub fn allocate() {
-    WAITING.lock().reserve(MAX);
+    // Before the lock, which comes after the heap's.
+    let room = VecDeque::with_capacity(MAX);
+    *WAITING.lock() = room;
 }
 
 /// Gives a `Meta` its place among the events. False: there is no room.

@@ -20,7 +20,7 @@ use crate::process::random;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use memory::{Lock, Rank};
 use meta::{Meta, Rotation, Subject};
-use output::{Facts, OUTPUT, Wait};
+use output::{Facts, OUTPUT, Output, Wait};
 use ring::{Room, ring};
 use wire::event::{Event, KIND_NAMES, KINDS};
 use wire::frame::{Body, MAX_CONTENT};
@@ -85,8 +85,11 @@ pub fn start() {
         Ordering::Relaxed,
     );
     MASK.store(mask, Ordering::Relaxed);
-    let lost = OUTPUT.lock().start(random::number());
-    arch::mmu::set_traced(options.level == Level::Mmu);
+    let room = Output::room();
+    let lost = OUTPUT.lock().start(random::number(), room);
+    arch::mmu::set_traced(options.level == Level::Mmu || cfg!(feature = "checks"));
+    #[cfg(feature = "checks")]
+    crate::check::start();
     if lost > 0 {
         defmt::warn!("{} log messages from before the stream were lost", lost);
     }
@@ -105,9 +108,15 @@ pub fn start() {
     }
 }
 
-/// Whether events of this kind are recorded.
+/// Whether somebody wants events of this kind: the trace or, with `checks`, the checker.
 #[inline(always)]
 pub fn enabled(kind: usize) -> bool {
+    cfg!(feature = "checks") || recorded(kind)
+}
+
+/// Whether events of this kind are recorded.
+#[inline(always)]
+fn recorded(kind: usize) -> bool {
     MASK.load(Ordering::Relaxed) & 1 << kind != 0
 }
 
@@ -120,9 +129,11 @@ pub fn stacks() -> bool {
 /// Records an event, if its kind is on.
 #[inline(always)]
 pub fn emit(event: Event) {
-    if enabled(event.kind()) {
+    if recorded(event.kind()) {
         record(event);
     }
+    #[cfg(feature = "checks")]
+    crate::check::tell(&event);
 }
 
 #[inline(never)]
@@ -146,7 +157,7 @@ fn drain() {
     arch::cpu::with_room(drain_here);
 }
 
-extern "C" fn drain_here() {
+extern "C" fn drain_here(_: &mut ()) {
     if LOSSLESS.load(Ordering::Relaxed) {
         OUTPUT.lock().drain(usize::MAX, Wait::Yes);
     } else if let Some(mut output) = OUTPUT.try_lock() {
@@ -163,7 +174,7 @@ pub fn mmu_event(event: Event) {
 #[inline]
 pub fn switch(to: u32, event: impl FnOnce() -> Event) {
     if enabled(SWITCH) {
-        record(event());
+        emit(event());
     }
     ring(arch::cpu::id()).set_tid(to);
 }
@@ -251,6 +262,8 @@ pub fn idle(until: u64, woken: impl Fn() -> bool) {
 /// Sends everything, and the end. No other CPU runs any more.
 pub fn end(code: i32) {
     arch::mmu::set_traced(false);
+    #[cfg(feature = "checks")]
+    crate::check::end();
     let facts = Facts::gather();
     OUTPUT.lock().end(code, facts);
 }

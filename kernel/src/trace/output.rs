@@ -94,9 +94,15 @@ impl Output {
         }
     }
 
+    /// Room for what is to be sent: allocated before the output is locked, since the heap's lock
+    /// comes before that.
+    pub fn room() -> VecDeque<u8> {
+        VecDeque::with_capacity(QUEUE)
+    }
+
     /// Says hello, and what was logged before; returns how many log frames were lost by then.
-    pub fn start(&mut self, nonce: u64) -> u32 {
-        self.queue.reserve(QUEUE);
+    pub fn start(&mut self, nonce: u64, room: VecDeque<u8>) -> u32 {
+        self.queue = room;
         self.nonce = nonce;
         self.started = true;
         let now = time::now();

@@ -3,6 +3,7 @@
 use crate::cpu::{InFlight, Leaf};
 use crate::machine::{Info, Machine, Rule};
 use crate::{Access, PAGE};
+use alloc::vec::Vec;
 
 /// Why an access did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

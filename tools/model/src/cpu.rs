@@ -1,6 +1,8 @@
 //! One CPU: what it has cached, what it has stored but not published, what it has asked for.
 
 use crate::{PAGE, Scope, Tlbi};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// Descriptor bits.
 pub(crate) mod bits {

@@ -11,6 +11,12 @@
 //! Simner et al., "Relaxed virtual memory in Armv8-A" (ESOP 2022), and of the Arm ARM's
 //! break-before-make (D8.16) as Linux and casemate apply it. Stage 1, EL0, 4 KiB granule, 39-bit
 //! addresses. All randomness comes from a seed.
+//!
+//! No `std`: a kernel with the feature `checks` links the checker and feeds it as it runs.
+#![cfg_attr(not(test), no_std)]
+
+#[macro_use]
+extern crate alloc;
 
 mod access;
 pub mod checker;

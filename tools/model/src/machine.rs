@@ -1,6 +1,9 @@
 //! The machine: RAM, CPUs, what the kernel does to them, and the rules it must keep.
 
-use std::collections::BTreeMap;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::cpu::{Context, Cpu, Leaf, Pending, Store, Table, What, bits, matches_leaf, prefix};
 use crate::{Barrier, PAGE, Rng, Scope, Tlbi};

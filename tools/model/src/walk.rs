@@ -3,6 +3,7 @@
 use crate::PAGE;
 use crate::cpu::{Context, Leaf, Table, What, bits, prefix};
 use crate::machine::{Machine, Rule};
+use alloc::vec::Vec;
 
 impl Machine {
     /// A walk on a CPU with its current context, which caches what it finds. `None`: it faults.

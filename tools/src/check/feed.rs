@@ -1,13 +1,11 @@
-//! From the trace to the checker: its words.
+//! From the trace to the checker: in what order, and where it is not whole.
 
 use std::collections::VecDeque;
 
-use model::checker::{At, Checker, Contents, Event, Operation};
-use model::{Scope, Tlbi};
-use wire::event::{self, Outcome, Record, TlbiOp};
+use model::checker::{At, Checker, Event, of_trace};
+use wire::event::Record;
 use wire::{Body, Item};
 
-use crate::analysis::descriptor::Descriptor;
 use crate::analysis::stream::{Observer, State};
 
 /// Events shown with a violation.
@@ -120,15 +118,12 @@ impl Observer for Feed {
         self.events += 1;
         self.late += u64::from(record.time < self.latest);
         self.latest = self.latest.max(record.time);
-        let (first, second) = translate(&record.event);
         let at = At {
             position: self.events,
             time: record.time,
             cpu,
         };
-        for event in [first, second].into_iter().flatten() {
-            self.check(at, event);
-        }
+        of_trace(&record.event, |event| self.check(at, event));
     }
 
     fn restart(&mut self) {
@@ -137,144 +132,5 @@ impl Observer for Feed {
         self.dropped = 0;
         self.dropped_by_cpu.clear();
         self.expected = None;
-    }
-}
-
-/// What the checker is to know of an event.
-fn translate(event: &event::Event) -> (Option<Event>, Option<Event>) {
-    use event::Event as E;
-    let done = |operation| Some(Event::Done(operation));
-    let event = match *event {
-        E::Descriptor {
-            table,
-            index,
-            level,
-            old,
-            new,
-        } => Event::Descriptor {
-            table,
-            index,
-            level,
-            old,
-            new,
-        },
-        E::Barrier(barrier) => Event::Barrier(match barrier {
-            event::Barrier::DmbIshst => model::Barrier::DmbIshst,
-            event::Barrier::DsbIshst => model::Barrier::DsbIshst,
-            event::Barrier::DsbNshst => model::Barrier::DsbNshst,
-            event::Barrier::DsbIsh => model::Barrier::DsbIsh,
-            event::Barrier::DsbNsh => model::Barrier::DsbNsh,
-            event::Barrier::Isb => model::Barrier::Isb,
-        }),
-        E::Tlbi { op, operand } => Event::Tlbi(tlbi(op, operand)),
-        E::Ttbr0 { value } => Event::Ttbr0(value),
-        E::Frame { frame, freed } => Event::Frame { frame, freed },
-        E::Contents { frame, what } => Event::Contents {
-            frame,
-            what: match what {
-                event::Contents::Stored => Contents::Stored,
-                event::Contents::Lent => Contents::Lent,
-                event::Contents::Fetchable => Contents::Fetchable,
-            },
-        },
-        E::KernelPage { va, old, new } => Event::KernelPage { va, old, new },
-        E::SpaceNew { space, root, asid } => Event::SpaceNew { space, root, asid },
-        E::SpaceEnd { space, .. } => Event::SpaceEnd { space },
-        E::Fault(ref fault) => {
-            let old = Descriptor(fault.old);
-            let counted = (old.valid() && fault.refs_after > 0).then_some(Event::References {
-                frame: old.frame(),
-                count: fault.refs_after,
-            });
-            let fault = Operation::Fault {
-                va: fault.addr,
-                spurious: fault.outcome == Outcome::Spurious,
-            };
-            return (counted, done(fault));
-        }
-        E::Fork(_) => return (None, done(Operation::Fork)),
-        E::Map(_) => return (None, done(Operation::Map)),
-        E::Unmap { .. } => return (None, done(Operation::Unmap)),
-        E::Discard { .. } => return (None, done(Operation::Discard)),
-        E::Move { .. } => return (None, done(Operation::Move)),
-        E::Protect { .. } => return (None, done(Operation::Protect)),
-        E::Exec { .. } => return (None, done(Operation::Exec)),
-        E::Switch { .. } => return (None, done(Operation::Switch)),
-        // TTBR0 says so as well.
-        E::AsidNew { .. }
-        | E::TablesShared { .. }
-        | E::TableOwned { .. }
-        | E::Spawn { .. }
-        | E::Exit { .. }
-        | E::Reap { .. }
-        | E::Resident { .. }
-        | E::Unimplemented { .. }
-        | E::Killed { .. } => return (None, None),
-    };
-    (Some(event), None)
-}
-
-/// A TLBI by its name and its operand: VA[55:12] in bits 43:0, the ASID in 63:48.
-fn tlbi(op: TlbiOp, operand: u64) -> Tlbi {
-    // Addresses of the upper half have all bits set from 55 on.
-    let page = operand & ((1 << 44) - 1);
-    let va = ((page << 20) as i64 >> 8) as u64;
-    let asid = (operand >> 48) as u16;
-    let (scope, broadcast) = match op {
-        TlbiOp::Vale1 => (
-            Scope::Leaf {
-                va,
-                asid: Some(asid),
-            },
-            false,
-        ),
-        TlbiOp::Vale1Is => (
-            Scope::Leaf {
-                va,
-                asid: Some(asid),
-            },
-            true,
-        ),
-        TlbiOp::Vae1 => (
-            Scope::Page {
-                va,
-                asid: Some(asid),
-            },
-            false,
-        ),
-        TlbiOp::Vae1Is => (
-            Scope::Page {
-                va,
-                asid: Some(asid),
-            },
-            true,
-        ),
-        TlbiOp::Vaale1Is => (Scope::Leaf { va, asid: None }, true),
-        TlbiOp::Vaae1Is => (Scope::Page { va, asid: None }, true),
-        TlbiOp::Aside1Is => (Scope::Asid(asid), true),
-        TlbiOp::Vmalle1 => (Scope::All, false),
-        TlbiOp::Vmalle1Is => (Scope::All, true),
-    };
-    Tlbi { scope, broadcast }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operands() {
-        let va = 0x55_5555_5000;
-        let operand = va >> 12 | 7 << 48;
-        let Scope::Leaf { va: got, asid } = tlbi(TlbiOp::Vale1Is, operand).scope else {
-            panic!("not by leaf")
-        };
-        assert_eq!((got, asid), (va, Some(7)));
-        let va = 0xffff_ffff_c000_5000u64;
-        let operand = va >> 12 & ((1 << 44) - 1);
-        let Scope::Page { va: got, asid } = tlbi(TlbiOp::Vaae1Is, operand).scope else {
-            panic!("not by page")
-        };
-        assert_eq!((got, asid), (va, None));
     }
 }

@@ -14,18 +14,34 @@ use crate::setup::{Toolchain, rust};
 
 /// What a cargo above us, or the user for the host's sake, may have set: it would replace the
 /// flags that the kernel needs.
-const FOREIGN: [&str; 8] = [
+const FOREIGN: [&str; 9] = [
     "RUSTFLAGS",
     "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET",
+    "CARGO_BUILD_BUILD_DIR",
     "RUSTC_WORKSPACE_WRAPPER",
     "CARGO_TARGET_AARCH64_UNKNOWN_NONE_RUSTFLAGS",
     "CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_RUSTFLAGS",
     "CLIPPY_ARGS",
 ];
 
-fn command(toolchain: &Toolchain, verb: &str, package: &str, target: &str) -> Result<Command> {
+/// What is built of a package, and for which target.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The package.
+    pub package: &'static str,
+    /// The target triple.
+    pub target: &'static str,
+    /// With its feature `checks`. What comes of it lies beside the other one, and what the two
+    /// have in common is built once.
+    pub checks: bool,
+}
+
+fn command(toolchain: &Toolchain, verb: &str, wanted: Wanted) -> Result<Command> {
+    let Wanted {
+        package, target, ..
+    } = wanted;
     let mut command = rust::cargo()?;
     for name in FOREIGN {
         command.env_remove(name);
@@ -38,7 +54,14 @@ fn command(toolchain: &Toolchain, verb: &str, package: &str, target: &str) -> Re
         "--profile",
         "image",
     ]);
-    command.arg("--target-dir").arg(paths::image_target()?);
+    let folder = paths::image_target()?;
+    if wanted.checks {
+        command.args(["--features", "checks"]);
+        command.arg("--target-dir").arg(folder.join("checks"));
+        command.env("CARGO_BUILD_BUILD_DIR", folder);
+    } else {
+        command.arg("--target-dir").arg(folder);
+    }
     command.args(&toolchain.args);
     command.envs(toolchain.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null());
@@ -48,11 +71,10 @@ fn command(toolchain: &Toolchain, verb: &str, package: &str, target: &str) -> Re
 /// Builds all programs of a package: their ELF files by name.
 pub fn build(
     toolchain: &Toolchain,
-    package: &str,
-    target: &str,
+    wanted: Wanted,
     progress: &Progress,
 ) -> Result<BTreeMap<String, PathBuf>> {
-    let mut command = command(toolchain, "build", package, target)?;
+    let mut command = command(toolchain, "build", wanted)?;
     command.args(["--bins", "--message-format", "json-render-diagnostics"]);
     if std::io::stderr().is_terminal() {
         command.args(["--color", "always"]);
@@ -83,7 +105,7 @@ pub fn build(
     });
     let status = child.wait().context("cannot wait for cargo")?;
     if !status.success() {
-        bail!("{package} does not build:\n{}", said.trim_end());
+        bail!("{} does not build:\n{}", wanted.package, said.trim_end());
     }
     Ok(built)
 }
@@ -102,16 +124,16 @@ fn executable(message: &str) -> Option<(String, PathBuf)> {
 }
 
 /// Runs clippy on a package, with its output shown; whether it found nothing.
-pub fn clippy(toolchain: &Toolchain, package: &str, target: &str) -> Result<bool> {
+pub fn clippy(toolchain: &Toolchain, wanted: Wanted) -> Result<bool> {
     let mut command = match &toolchain.clippy_driver {
         None => {
-            let mut command = command(toolchain, "clippy", package, target)?;
+            let mut command = command(toolchain, "clippy", wanted)?;
             command.args(["--", "-D", "warnings"]);
             command
         }
         // What `cargo clippy` does, with the clippy that belongs to the compiler.
         Some(driver) => {
-            let mut command = command(toolchain, "check", package, target)?;
+            let mut command = command(toolchain, "check", wanted)?;
             command.env("RUSTC_WORKSPACE_WRAPPER", driver);
             command.env(
                 "CLIPPY_ARGS",

@@ -40,15 +40,47 @@ const BIN: &str = "/bin";
 /// Directories that programs expect, and that the kernel may mount something on.
 const DIRECTORIES: [&str; 5] = [BIN, "/dev", "/etc", "/proc", "/tmp"];
 
+/// Which kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// The one that everybody runs.
+    #[default]
+    Plain,
+    /// The one that checks itself as it runs: the order of locks, and every translation rule.
+    Checks,
+}
+
+const fn kernel(variant: Variant) -> cargo::Wanted {
+    cargo::Wanted {
+        package: "kernel",
+        target: rust::KERNEL_TARGET,
+        checks: matches!(variant, Variant::Checks),
+    }
+}
+
+const USER: cargo::Wanted = cargo::Wanted {
+    package: "user",
+    target: rust::USER_TARGET,
+    checks: false,
+};
+
 /// Builds the kernel and the programs. Cargo knows what there is to do.
-pub fn build(toolchain: &Toolchain, progress: &Progress) -> Result<Built> {
-    progress.step("building the kernel");
-    let mut kernel = cargo::build(toolchain, "kernel", rust::KERNEL_TARGET, progress)?;
-    let kernel = kernel.remove("kernel").context("cargo built no kernel")?;
+pub fn build(toolchain: &Toolchain, variant: Variant, progress: &Progress) -> Result<Built> {
     Ok(Built {
-        kernel,
+        kernel: build_kernel(toolchain, variant, progress)?,
         programs: build_programs(toolchain, progress)?,
     })
+}
+
+/// Builds the kernel alone.
+pub fn build_kernel(
+    toolchain: &Toolchain,
+    variant: Variant,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    progress.step("building the kernel");
+    let mut built = cargo::build(toolchain, kernel(variant), progress)?;
+    built.remove("kernel").context("cargo built no kernel")
 }
 
 /// Builds the programs alone.
@@ -57,7 +89,7 @@ pub fn build_programs(
     progress: &Progress,
 ) -> Result<BTreeMap<String, PathBuf>> {
     progress.step("building the programs");
-    cargo::build(toolchain, "user", rust::USER_TARGET, progress)
+    cargo::build(toolchain, USER, progress)
 }
 
 /// Runs clippy on kernel and programs, warnings being errors.
@@ -65,9 +97,11 @@ pub fn lint(quiet: bool) -> Result<ExitCode> {
     let progress = Progress::new(quiet);
     let toolchain = rust::prepare(&progress)?;
     let mut clean = true;
-    for (package, target) in [("kernel", rust::KERNEL_TARGET), ("user", rust::USER_TARGET)] {
-        progress.note(&format!("clippy: {package} ({})", toolchain.name));
-        clean &= progress.suspend(|| cargo::clippy(&toolchain, package, target))?;
+    for wanted in [kernel(Variant::Plain), kernel(Variant::Checks), USER] {
+        let (package, name) = (wanted.package, &toolchain.name);
+        let with = if wanted.checks { " with checks" } else { "" };
+        progress.note(&format!("clippy: {package}{with} ({name})"));
+        clean &= progress.suspend(|| cargo::clippy(&toolchain, wanted))?;
     }
     Ok(if clean {
         crate::exit::Exit::Ok
@@ -78,9 +112,13 @@ pub fn lint(quiet: bool) -> Result<ExitCode> {
 }
 
 /// The image of a kernel that was built, in its place below `target/`.
-pub fn kernel_image(elf: &Path) -> Result<PathBuf> {
+pub fn kernel_image(elf: &Path, variant: Variant) -> Result<PathBuf> {
     let image = convert(elf, &read(elf)?)?;
-    let file = paths::own()?.join("kernel8.img");
+    let name = match variant {
+        Variant::Plain => "kernel8.img",
+        Variant::Checks => "kernel8-checks.img",
+    };
+    let file = paths::own()?.join(name);
     write_if_changed(&file, &image)?;
     Ok(file)
 }

@@ -9,6 +9,10 @@ use super::rule::Rule;
 use super::stale::{Kind, Stale};
 use super::{Checker, Unsynced};
 use crate::Scope;
+use alloc::borrow::ToOwned;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
 
 impl Checker {
     pub(super) fn contents(&mut self, at: At, frame: u64, what: Contents) {
@@ -47,7 +51,7 @@ impl Checker {
         old: u64,
         new: u64,
         paths: &[Path],
-        event: &str,
+        event: &dyn Display,
     ) {
         let frame = bits::frame(new);
         let page = match paths.first() {
@@ -106,7 +110,7 @@ impl Checker {
             self.report(Violation {
                 rule,
                 at,
-                event: event.to_owned(),
+                event: event.to_string(),
                 page,
                 frame: Some(frame),
                 descriptor: Some((place.table(), place.index(), level)),
@@ -173,7 +177,7 @@ impl Checker {
     fn freed(&mut self, at: At, frame: u64) {
         let unmapped = |cpu: &super::Cpu| cpu.kernel.is_some_and(|change| change.unmapped);
         if self.cpus.get(&at.cpu).is_some_and(unmapped) {
-            self.kernel_in_effect(at, &format!("frame {frame:#x} is given back"));
+            self.kernel_in_effect(at, &format_args!("frame {frame:#x} is given back"));
         }
         let table = self.graph.tables.contains_key(&frame);
         let (rule, event) = if table {
@@ -232,7 +236,7 @@ impl Checker {
         taken
     }
 
-    fn still_mapped_by_kernel(&mut self, at: At, frame: u64, place: Place, event: &str) {
+    fn still_mapped_by_kernel(&mut self, at: At, frame: u64, place: Place, event: &dyn Display) {
         let va = place.va();
         let page = Page {
             space: None,
@@ -242,7 +246,7 @@ impl Checker {
         self.report(Violation {
             rule: Rule::E4,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page: Some(page),
             frame: Some(frame),
             descriptor: None,
@@ -266,7 +270,7 @@ impl Checker {
         level: u8,
         place: Option<Place>,
         rule: Rule,
-        event: &str,
+        event: &dyn Display,
     ) {
         let page = self.page(path);
         let Some(space) = self.graph.spaces.get_mut(&path.root) else {
@@ -314,7 +318,7 @@ impl Checker {
         self.report(Violation {
             rule,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page: Some(page),
             frame: Some(frame),
             descriptor: place.map(|place| (place.table(), place.index(), level)),

@@ -1,5 +1,6 @@
 //! What the checker is told, and how it answers.
 
+use alloc::string::String;
 use core::fmt;
 
 use super::Rule;

@@ -2,7 +2,8 @@
 //!
 //! Its size is that of the live tables, and one small record per frame that the stream has named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::bits::{self, TABLE_READ_ONLY};
 

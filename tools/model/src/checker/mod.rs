@@ -32,11 +32,19 @@ mod rule;
 mod stale;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "wire")]
+mod trace;
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
 
 pub use event::{At, Contents, Event, Operation, Page, Violation};
 pub use rule::Rule;
+#[cfg(feature = "wire")]
+pub use trace::of_trace;
 
 use crate::{Barrier, Scope, Tlbi};
 use bits::{Rights, valid};
@@ -180,7 +188,7 @@ impl Checker {
                 | Event::Frame { .. }
                 | Event::Contents { .. }
         ) {
-            self.kernel_in_effect(at, &event.to_string());
+            self.kernel_in_effect(at, &event);
         }
         match event {
             Event::Descriptor {
@@ -251,11 +259,11 @@ impl Checker {
     fn descriptor(&mut self, at: At, place: Place, level: u8, said: u64, new: u64) {
         let known = self.graph.entry(place);
         let old = known.unwrap_or(said);
-        let event = || format!("the write of {new:#x} to a level {level} descriptor");
+        let event = format_args!("the write of {new:#x} to a level {level} descriptor");
         let violation = |rule, page, what: String, missing: String| Violation {
             rule,
             at,
-            event: event(),
+            event: event.to_string(),
             page,
             frame: valid(new).then(|| bits::frame(new)),
             descriptor: Some((place.table(), place.index(), level)),
@@ -298,8 +306,8 @@ impl Checker {
             return;
         }
         if valid(new) {
-            self.remake(at, place, level, new, &event());
-            self.made(at, place, level, old, new, &paths, &event());
+            self.remake(at, place, level, new, &event);
+            self.made(at, place, level, old, new, &paths, &event);
         }
         if valid(old) && valid(new) && !paths.is_empty() {
             let changeable = match level {
@@ -331,12 +339,12 @@ impl Checker {
         self.note_stale(at, place, level, old, new, &paths);
         self.graph.store(place, level, old, new);
         if valid(new) {
-            self.granted(at, place, level, new, &event());
+            self.granted(at, place, level, new, &event);
         }
     }
 
     /// E2: an entry is made while what it was may be cached.
-    fn remake(&mut self, at: At, place: Place, level: u8, new: u64, event: &str) {
+    fn remake(&mut self, at: At, place: Place, level: u8, new: u64, event: &dyn Display) {
         let Some(stales) = self.stales.get_mut(&place) else {
             return;
         };
@@ -349,7 +357,7 @@ impl Checker {
             self.stales.remove(&place);
         }
         self.forget_edge(&stale);
-        let event = format!("{event} (making it {new:#x} again, level {level})");
+        let event = format_args!("{event} (making it {new:#x} again, level {level})");
         self.report_stale(at, &stale, Rule::E2, &event, 0);
     }
 
@@ -416,7 +424,7 @@ impl Checker {
     fn kernel_page(&mut self, at: At, va: u64, said: u64, new: u64) {
         let place = Place::kernel(va);
         let old = self.kernel.get(&va).copied().unwrap_or(said);
-        let event = format!("the write of {new:#x} for the kernel's page {va:#x}");
+        let event = format_args!("the write of {new:#x} for the kernel's page {va:#x}");
         let unmapped = !valid(new);
         self.cpu(at).kernel = Some(KernelChange {
             at,

@@ -5,6 +5,10 @@ use super::bits::{self, valid};
 use super::event::{At, Operation, Violation};
 use super::graph::{Fetch, Place};
 use super::rule::Rule;
+use alloc::borrow::ToOwned;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::fmt::Display;
 
 impl Checker {
     pub(super) fn space_new(&mut self, space: u32, root: u64, asid: u16) {
@@ -22,7 +26,7 @@ impl Checker {
 
     /// E7: what this CPU may still hold under the ASID that it is to run with, or others run with.
     /// That another address space merely has the number is no harm: it may be of an older generation.
-    fn asid_used(&mut self, at: At, root: u64, asid: u16, event: &str) {
+    fn asid_used(&mut self, at: At, root: u64, asid: u16, event: &dyn Display) {
         let cpu = at.cpu;
         let mut found = Vec::new();
         for other in self.graph.by_asid.get(&asid).into_iter().flatten() {
@@ -50,7 +54,7 @@ impl Checker {
             self.report(Violation {
                 rule: Rule::E7,
                 at,
-                event: event.to_owned(),
+                event: event.to_string(),
                 page: None,
                 frame: Some(root),
                 descriptor: None,
@@ -68,7 +72,7 @@ impl Checker {
     pub(super) fn ttbr0(&mut self, at: At, value: u64) {
         let (root, asid) = (bits::frame(value), (value >> 48) as u16);
         let next = (asid != 0).then_some(root);
-        let event = format!("the write of TTBR0_EL1 (ASID {asid}, root {root:#x})");
+        let event = format_args!("the write of TTBR0_EL1 (ASID {asid}, root {root:#x})");
         if next.is_some() {
             self.asid_used(at, root, asid, &event);
             self.graph.register(root, asid, None);
@@ -93,7 +97,7 @@ impl Checker {
     }
 
     /// E11: the tables of a root that a CPU begins to use are visible to walkers.
-    fn published(&mut self, at: At, root: u64, event: &str) {
+    fn published(&mut self, at: At, root: u64, event: &dyn Display) {
         let unsynced = &self.cpu(at).unsynced;
         let made: Vec<(Place, At)> = unsynced.iter().map(|m| (m.place, m.at)).collect();
         let below = |place: &Place| {
@@ -110,7 +114,7 @@ impl Checker {
         self.report(Violation {
             rule: Rule::E11,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page,
             frame: Some(root),
             descriptor: Some((place.table(), place.index(), level)),
@@ -126,7 +130,14 @@ impl Checker {
     }
 
     /// An entry is valid now: may what it leads to be written?
-    pub(super) fn granted(&mut self, at: At, place: Place, level: u8, new: u64, event: &str) {
+    pub(super) fn granted(
+        &mut self,
+        at: At,
+        place: Place,
+        level: u8,
+        new: u64,
+        event: &dyn Display,
+    ) {
         let frame = bits::frame(new);
         if level == 3 {
             if new & (bits::EL0 | bits::READ_ONLY) == bits::EL0
@@ -143,7 +154,7 @@ impl Checker {
         }
     }
 
-    fn exclusive_below(&mut self, at: At, table: u64, event: &str) {
+    fn exclusive_below(&mut self, at: At, table: u64, event: &dyn Display) {
         let Some(info) = self.graph.tables.get(&table) else {
             return;
         };
@@ -161,7 +172,7 @@ impl Checker {
     }
 
     /// E13: if a private page may write the frame, nobody else maps it.
-    fn exclusive(&mut self, at: At, frame: u64, event: &str) {
+    fn exclusive(&mut self, at: At, frame: u64, event: &dyn Display) {
         if self.cpus.len() > 1 {
             return;
         }
@@ -204,7 +215,7 @@ impl Checker {
         self.report(Violation {
             rule: Rule::E13,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page,
             frame: Some(frame),
             descriptor: Some((place.table(), place.index(), 3)),
@@ -217,7 +228,7 @@ impl Checker {
     pub(super) fn check_grown(&mut self, at: At, operation: Operation) {
         let grown = core::mem::take(&mut self.graph.grown);
         for frame in grown {
-            let event = operation.to_string();
+            let event = operation;
             if self.graph.tables.contains_key(&frame) {
                 self.exclusive_below(at, frame, &event);
             } else {

@@ -1,6 +1,10 @@
 //! Who relies on a change, and what is said when it is too early.
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
 
 use super::Checker;
 use super::bits;
@@ -12,7 +16,7 @@ use crate::{Scope, Tlbi};
 
 impl Checker {
     /// The CPU's own changes whose effect is not certain yet, when somebody relies on them.
-    pub(super) fn rely(&mut self, at: At, event: &str) {
+    pub(super) fn rely(&mut self, at: At, event: &dyn Display) {
         let mut pending: BTreeMap<(Kind, bool), (Stale, u64)> = BTreeMap::new();
         let mut edges = Vec::new();
         if !self.stales.is_empty() {
@@ -58,7 +62,7 @@ impl Checker {
             self.report(Violation {
                 rule: Rule::E11,
                 at,
-                event: event.to_owned(),
+                event: event.to_string(),
                 page,
                 frame: None,
                 descriptor: (!kernel).then_some(descriptor),
@@ -70,7 +74,7 @@ impl Checker {
 
     /// The kernel goes on: what it mapped or unmapped for itself must be in effect, without an exception
     /// return to help.
-    pub(super) fn kernel_in_effect(&mut self, at: At, event: &str) {
+    pub(super) fn kernel_in_effect(&mut self, at: At, event: &dyn Display) {
         let Some(change) = self.cpu(at).kernel else {
             return;
         };
@@ -87,7 +91,7 @@ impl Checker {
         self.report(Violation {
             rule: Rule::E11,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page: Some(Page {
                 space: None,
                 asid: None,
@@ -115,7 +119,7 @@ impl Checker {
     }
 
     pub(super) fn done(&mut self, at: At, operation: Operation) {
-        let event = operation.to_string();
+        let event = operation;
         self.rely(at, &event);
         if let Some(write) = self.cpu(at).unsynchronised.take() {
             if let Some((root, _)) = self.cpu(at).leaving.take() {
@@ -124,7 +128,7 @@ impl Checker {
             self.report(Violation {
                 rule: Rule::E11,
                 at,
-                event,
+                event: event.to_string(),
                 page: None,
                 frame: None,
                 descriptor: None,
@@ -202,7 +206,7 @@ impl Checker {
         at: At,
         stale: &Stale,
         base: Rule,
-        event: &str,
+        event: &dyn Display,
         more: u64,
     ) {
         let Some(target) = stale.targets.first() else {
@@ -266,7 +270,7 @@ impl Checker {
         self.report(Violation {
             rule,
             at,
-            event: event.to_owned(),
+            event: event.to_string(),
             page: Some(page),
             frame: Some(bits::frame(stale.old)),
             descriptor: (!kernel).then_some(descriptor),

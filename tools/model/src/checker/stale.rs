@@ -1,7 +1,9 @@
 //! Translations that may be cached although the tables do not say so any more, and how far their
 //! invalidation has come.
 
-use std::collections::BTreeSet;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::bits;
 use super::event::{At, Page};
