@@ -79,5 +79,10 @@ pub const fn private_writable(leaf: u64) -> bool {
     valid(leaf) && leaf & (EL0 | READ_ONLY | SHARED) == EL0
 }
 
+/// A valid leaf lost the right to write, and nothing else but software's bits changed.
+pub const fn only_write_protected(before: u64, after: u64) -> bool {
+    valid(before) && (before ^ after) & !SOFTWARE == READ_ONLY && after & READ_ONLY != 0
+}
+
 /// May change in a valid leaf in place.
 pub const LEAF_CHANGEABLE: u64 = EL0 | READ_ONLY | DBM | PXN | UXN | SOFTWARE;

@@ -535,6 +535,22 @@ fn e9_writes_behind_the_back() {
     s.bad(Rule::E9, &["0x0 is found there"]);
 }
 
+/// Two owners of a shared table write-protect a leaf, having both read it before.
+#[test]
+fn e9_not_what_two_do_at_once() {
+    for (second, good) in [(RO, true), (RO | 1 << 52, false), (RX, false)] {
+        let mut s = Stream::running();
+        s.take(0x200);
+        s.barriers(&[DmbIshst]);
+        s.leaf(0, leaf(0x200, RW));
+        s.barriers(&[DsbIshst]);
+        s.leaf(leaf(0x200, RW), leaf(0x200, RO));
+        s.cpu = 1;
+        s.leaf(leaf(0x200, RW), leaf(0x200, second));
+        assert_eq!(s.checker.by_rule().contains_key(&Rule::E9), !good);
+    }
+}
+
 #[test]
 fn e10_barriers() {
     let unmap = |before: &[Barrier], after: &[Barrier]| {
