@@ -9,6 +9,7 @@ use crate::image::GuestFile;
 use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
 use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
+use crate::report::diff::DiffArgs;
 use crate::view::args::{ExportArgs, FlameArgs, TimelineArgs};
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
@@ -41,6 +42,8 @@ pub enum Command {
     Faults(FaultsArgs),
     /// Tell the life of one page: every mapping, frame and descriptor it had, and why each changed
     Explain(ExplainArgs),
+    /// Compare two traces, and fail if a number has grown too much
+    Diff(DiffArgs),
     /// Draw a flame graph of page faults by call stack, or of what differs between two traces
     Flame(FlameArgs),
     /// Write the trace as a timeline for Perfetto (ui.perfetto.dev)

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => args.run().map(ExitCode::from),
         Command::Dump(args) => args.run().map(ExitCode::from),
         Command::Check(args) => args.run().map(ExitCode::from),
+        Command::Diff(args) => args.run().map(ExitCode::from),
         Command::Flame(args) => args.run().map(ExitCode::from),
         Command::Timeline(args) => args.run().map(ExitCode::from),
         Command::Export(args) => args.run().map(ExitCode::from),

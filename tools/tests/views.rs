@@ -151,6 +151,35 @@ fn tables_hold_the_faults_that_were_chosen() {
     assert_eq!(value(0, "broke_fork_of"), Field::Null);
 }
 
+#[test]
+fn what_grew_too_much_is_a_finding() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let before = &trace(dir.path(), "a.cow", 1);
+    let after = &trace(dir.path(), "b.cow", 2);
+    let (code, out, errors) = cowscope(&["diff", before, after]);
+    let out = String::from_utf8(out).expect("UTF-8");
+    assert_eq!(code, 0, "{errors}");
+    assert!(out.contains("pages and tables copied by writes"), "{out}");
+    assert!(out.contains("+100.0 %"), "{out}");
+    assert_eq!(out.matches("Loss: none").count(), 2, "{out}");
+    let run = |limit: &str, one, other| cowscope(&["diff", one, other, "--fail-above", limit]).0;
+    assert_eq!(run("copies=50", before, after), 1);
+    assert_eq!(run("copies=100", before, after), 0);
+    assert_eq!(run("forks=0", before, after), 0);
+    assert_eq!(run("copies=0", after, before), 0, "it has become less");
+    assert_eq!(run("pages=0", before, after), 2);
+    let (code, out, _) = cowscope(&["diff", before, before, "--format", "json"]);
+    let same: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!((code, &same["schema_version"]), (0, &1.into()));
+    assert_eq!(
+        same["metrics"][1][1]["before"],
+        same["metrics"][1][1]["after"]
+    );
+    let (code, _, errors) = cowscope(&["diff", before, "nowhere.cow"]);
+    assert_eq!(code, 3);
+    assert!(errors.contains("nowhere.cow"), "{errors}");
+}
+
 /// What the test looks at of Perfetto's messages, written down apart from what writes them.
 #[derive(Clone, PartialEq, Message)]
 struct Trace {

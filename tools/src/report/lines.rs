@@ -35,8 +35,11 @@ pub struct Line {
 }
 
 impl Line {
-    fn cycles(&self) -> u64 {
-        self.copies.cycles + self.reuses.cycles
+    /// Both together.
+    pub fn total(&self) -> Cost {
+        let mut total = self.copies;
+        total.merge(&self.reuses);
+        total
     }
 }
 
@@ -69,7 +72,7 @@ impl Lines {
             }
         }
         let mut lines: Vec<Line> = merged.into_values().collect();
-        lines.sort_by_key(|line| (std::cmp::Reverse(line.cycles()), line.place.pc));
+        lines.sort_by_key(|line| (std::cmp::Reverse(line.total().cycles), line.place.pc));
         let mut others = self.others.0;
         others.merge(&self.others.1);
         (lines, others)

@@ -5,6 +5,7 @@
 
 pub mod args;
 mod costs;
+pub mod diff;
 mod dump;
 mod explain;
 pub(crate) mod faults;
