@@ -7,8 +7,8 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use tests::batch::{Case, compare};
-use tests::{cowscope, root};
+use tests::batch::{Case, compare, ours};
+use tests::{Board, Boot, cowscope, root};
 
 /// Scripts for any POSIX shell, of its own commands alone.
 const SCRIPTS: &[&str] = &[
@@ -296,6 +296,39 @@ fn signals() {
     compare(&root, &cases("/bin/dash", "dash", SIGNALS));
     let root = self::root(&["busybox-static"]);
     compare(&root, &cases("/bin/busybox", "sh", SIGNALS));
+}
+
+/// Another user than root, the set-user-id bit, and a limit on files: `qemu-aarch64` would show this
+/// machine's.
+#[test]
+fn users_and_limits() {
+    let script = "umask 022; echo secret > /tmp/s; chmod 600 /tmp/s
+        as() { su -s /bin/sh nobody -c \"$1\"; }
+        as 'id -u; cat /tmp/s; echo x > /etc/x; rm /tmp/s; touch /tmp/mine; ls -n /tmp/mine'
+        cp /usr/bin/id /tmp/id; chmod 4755 /tmp/id; as '/tmp/id -u; /tmp/id -ru'
+        ulimit -f 1; head -c 5000 /dev/zero > /tmp/f; echo $?; wc -c < /tmp/f";
+    let root = root(&["busybox-static", "coreutils"]);
+    let boot = Boot::on(Board::Virt).lossless().append("terminal=");
+    let case = Case::new("/bin/busybox", &["sh", "-c", script]);
+    let (run, outcomes) = ours(boot.root(&root), &[case]);
+    run.expect_sound();
+    let [outcome] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    let [user, owned, effective, real, status, size] = lines[..] else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!([user, effective, real], ["65534", "0", "65534"]);
+    assert!(owned.contains(" 65534 "), "{owned}");
+    assert_eq!([status, size], ["153", "512"]);
+    for refused in [
+        "/tmp/s': Permission",
+        "/etc/x: Permission",
+        "/tmp/s': Operation",
+    ] {
+        assert!(outcome.stderr.contains(refused), "{outcome:?}");
+    }
 }
 
 /// `cowscope run --package busybox-static -- WORDS`, with this as standard input.

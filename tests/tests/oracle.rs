@@ -72,6 +72,7 @@ fn output_and_status() {
 fn files() {
     compare(&["files"], |line| !line.starts_with("preadv2"));
     compare(&["polls"], all);
+    compare(&["events"], all);
 }
 
 /// The path differs, as the kernel started one from its own file system.

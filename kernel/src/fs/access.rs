@@ -1,21 +1,30 @@
 //! Who may do what with a file: the permission bits, as path_resolution(7) has them.
 
 use super::node::{Attributes, Node};
+use crate::process::credentials::Credentials;
+use crate::process::thread;
 use crate::syscall::errno::Errno;
+use alloc::vec::Vec;
 use linux_raw_sys::general::{S_IFDIR, S_IFMT, S_ISVTX, W_OK, X_OK};
 
 /// On whose behalf files are used. User 0 may do all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// User (fsuid).
     pub uid: u32,
     /// Group (fsgid).
     pub gid: u32,
+    /// Supplementary groups, in ascending order. Root needs none.
+    groups: Vec<u32>,
 }
 
 impl Caller {
     /// Root.
-    pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+    pub const ROOT: Caller = Caller {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    };
 
     /// Whether permissions do not matter (CAP_DAC_OVERRIDE, CAP_FOWNER).
     pub fn is_root(&self) -> bool {
@@ -29,7 +38,7 @@ impl Caller {
 
     /// Whether the caller is in a group.
     pub fn is_in(&self, group: u32) -> bool {
-        self.gid == group
+        self.gid == group || self.groups.binary_search(&group).is_ok()
     }
 }
 
@@ -78,8 +87,31 @@ pub fn check_names(directory: &Node, caller: &Caller, victim: Option<&Node>) -> 
 }
 
 impl Caller {
-    /// Who makes the current system call. (All processes are root's yet.)
+    /// Who makes the current system call.
     pub fn current() -> Caller {
-        Caller::ROOT
+        let thread = thread::current();
+        let credentials = thread.process.credentials.lock();
+        Caller::new(credentials.uid.files, credentials.gid.files, &credentials)
+    }
+
+    /// The same, by the real ids.
+    pub fn real() -> Caller {
+        let thread = thread::current();
+        let credentials = thread.process.credentials.lock();
+        Caller::new(credentials.uid.real, credentials.gid.real, &credentials)
+    }
+
+    fn new(uid: u32, gid: u32, credentials: &Credentials) -> Caller {
+        let mut groups = Vec::new();
+        // Without memory for them, they give no rights.
+        if uid != 0 && groups.try_reserve_exact(credentials.groups.len()).is_ok() {
+            groups.extend_from_slice(&credentials.groups);
+        }
+        Caller { uid, gid, groups }
+    }
+
+    /// Whether the current system call is one of root's.
+    pub fn is_current_root() -> bool {
+        thread::current().process.credentials.lock().uid.files == 0
     }
 }

@@ -14,25 +14,28 @@ pub mod pipe;
 pub mod proc;
 pub mod regular;
 pub mod running;
+pub mod special;
 pub mod table;
 pub mod tree;
 pub mod tty;
 pub mod watch;
 
 use crate::arch::heap;
-use crate::process::{options::options, random, signal, thread};
+use crate::process::{limits, options::options, random, signal, thread};
 use crate::syscall::errno::Errno;
-use alloc::sync::Arc;
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use buffer::Buffer;
 use core::sync::atomic::{AtomicU32, Ordering};
 use linux_raw_sys::general::{
     O_ACCMODE, O_APPEND, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, POLLIN,
-    POLLOUT, POLLRDNORM, POLLWRNORM, SEEK_CUR, SEEK_DATA, SEEK_END, SEEK_HOLE, SEEK_SET, SIGPIPE,
+    POLLOUT, POLLRDNORM, POLLWRNORM, RLIMIT_FSIZE, SEEK_CUR, SEEK_DATA, SEEK_END, SEEK_HOLE,
+    SEEK_SET, SIGPIPE,
 };
 use lock::Owner;
 use memory::{Backing, Guard, Lock, PAGE_SIZE, Rank};
 use node::{Content, Node};
-pub use table::{Descriptor, FileTable, MAX_FILES};
+use special::{Special, epoll::Item};
+pub use table::{Descriptor, FileTable};
 use tree::Entry;
 use watch::{Events, Watchers};
 
@@ -42,6 +45,8 @@ pub const FIRST_DEVICE: u32 = 1;
 pub const PROC_DEVICE: u32 = 2;
 /// st_dev of pipes.
 pub const PIPE_DEVICE: u32 = 3;
+/// st_dev of what has no name and no file system.
+pub const ANONYMOUS_DEVICE: u32 = 4;
 
 /// How much is copied at once where a copy in kernel memory is needed.
 const CHUNK: usize = 256;
@@ -66,6 +71,8 @@ pub enum Object {
     Stream(u8),
     /// One end of a pipe.
     Pipe(pipe::End),
+    /// Something else that is no file.
+    Special(Box<dyn Special>),
 }
 
 /// An open file description: what `open`, `dup` and `fork` share.
@@ -77,6 +84,8 @@ pub struct File {
     /// What was opened.
     pub entry: Arc<Entry>,
     position: Lock<u64>,
+    /// The items of epolls that watch it.
+    items: Lock<Vec<Arc<Item>>>,
 }
 
 impl File {
@@ -87,6 +96,7 @@ impl File {
             flags: AtomicU32::new(flags),
             entry,
             position: Lock::new(Rank::FilePosition, 0),
+            items: Lock::new(Rank::Ready, Vec::new()),
         })
         .ok_or(Errno::ENOMEM)
     }
@@ -143,7 +153,7 @@ impl File {
                 };
                 Object::Pipe(pipe.open(ends, flags & O_NONBLOCK != 0)?)
             }
-            Content::Device(..) | Content::Block(..) | Content::Socket => {
+            Content::Device(..) | Content::Block(..) | Content::Socket | Content::Anonymous => {
                 return Err(Errno::ENXIO);
             }
         };
@@ -188,7 +198,7 @@ impl File {
     pub fn seekable(&self) -> bool {
         !matches!(
             self.object,
-            Object::Pipe(_) | Object::Tty(_) | Object::Stream(_)
+            Object::Pipe(_) | Object::Tty(_) | Object::Stream(_) | Object::Special(_)
         )
     }
 
@@ -211,6 +221,7 @@ impl File {
                 Ok(count)
             }
             Object::Pipe(end) => end.read(to, self.nonblocking()),
+            Object::Special(special) => special.read(to, self.nonblocking()),
             Object::Tty(_) => tty::read(to, self.nonblocking()),
             Object::Stream(_) => console::read(to, self.nonblocking()),
             Object::Null => Ok(0),
@@ -278,6 +289,7 @@ impl File {
                 }
                 result
             }
+            Object::Special(special) => special.write(from, self.nonblocking()),
             Object::Tty(stream) => tty::write(*stream, from, self.nonblocking()),
             Object::Stream(stream) => console::write(*stream, from),
             Object::Full if from.left() > 0 => Err(Errno::ENOSPC),
@@ -294,6 +306,7 @@ impl File {
         append: bool,
     ) -> Result<usize, Errno> {
         let append = append || self.flag(O_APPEND);
+        self.limit_size(from, offset, append)?;
         let count = match offset {
             // As on Linux, O_APPEND wins over pwrite's offset.
             Some(offset) => {
@@ -310,11 +323,33 @@ impl File {
         };
         if count > 0 {
             self.node().touch_modified();
-            if !access::Caller::current().is_root() {
+            if !access::Caller::is_current_root() {
                 self.node().drop_set_id();
             }
         }
         Ok(count)
+    }
+
+    /// RLIMIT_FSIZE: nothing is written beyond it.
+    fn limit_size(
+        &self,
+        from: &mut Buffer<'_>,
+        offset: Option<u64>,
+        append: bool,
+    ) -> Result<(), Errno> {
+        let process = &thread::current().process;
+        let limit = limits::soft(process, RLIMIT_FSIZE);
+        if limit == limits::INFINITY || from.left() == 0 {
+            return Ok(());
+        }
+        let start = match offset {
+            _ if append => self.node().len(),
+            Some(offset) => offset,
+            None => *self.position.lock(),
+        };
+        let room = limits::file_room(start)?;
+        from.limit(usize::try_from(room).unwrap_or(usize::MAX));
+        Ok(())
     }
 
     /// `lseek(2)`.
@@ -377,6 +412,7 @@ impl File {
     pub fn ready(&self) -> Events {
         match &self.object {
             Object::Pipe(end) => end.ready(),
+            Object::Special(special) => special.ready(),
             Object::Tty(_) => tty::ready(),
             Object::Stream(0) => console::ready(),
             Object::Stream(_) => POLLOUT | POLLWRNORM,
@@ -388,10 +424,33 @@ impl File {
     pub fn watchers(&self) -> Option<&Watchers> {
         match &self.object {
             Object::Pipe(end) => Some(end.watchers()),
+            Object::Special(special) => Some(special.watchers()),
             Object::Tty(_) => Some(tty::watchers()),
             Object::Stream(_) => Some(console::watchers()),
             _ => None,
         }
+    }
+
+    /// An epoll watches it.
+    pub fn add_item(&self, item: Arc<Item>) -> Result<(), Errno> {
+        let mut items = self.items.lock();
+        items.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        items.push(item);
+        Ok(())
+    }
+
+    /// It does so no more.
+    pub fn remove_item(&self, item: &Arc<Item>) {
+        let mut items = self.items.lock();
+        let place = items.iter().position(|other| Arc::ptr_eq(other, item));
+        let gone = place.map(|place| items.swap_remove(place));
+        drop(items);
+        drop(gone);
+    }
+
+    /// Whether an epoll does.
+    pub fn is_watched(&self) -> bool {
+        !self.items.lock().is_empty()
     }
 
     /// The current process closes a descriptor of it.
@@ -420,6 +479,9 @@ impl Drop for File {
     fn drop(&mut self) {
         let address = self.address();
         let writable = self.writable();
+        for item in core::mem::take(self.items.get_mut()) {
+            item.end(self.watchers());
+        }
         if let Some(file) = self.regular() {
             file.locks.clear_all(Owner::Description(address));
             file.locks.clear_all(Owner::Flock(address));

@@ -81,6 +81,8 @@ pub enum Content {
     Fifo(Arc<pipe::Pipe>),
     /// One of the tool's own streams, seen as a pipe.
     Stream(u8),
+    /// What has no name, and is of no type.
+    Anonymous,
     /// A socket's name.
     Socket,
     /// A file of /proc.
@@ -120,6 +122,7 @@ impl Node {
             Content::Device(..) => S_IFCHR,
             Content::Block(..) => S_IFBLK,
             Content::Fifo(_) | Content::Stream(_) => S_IFIFO,
+            Content::Anonymous => 0,
             Content::Socket => S_IFSOCK,
             Content::Proc(item) => item.file_type(),
         };

@@ -4,9 +4,6 @@ use super::File;
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
 
-/// The most descriptors a process may have.
-pub const MAX_FILES: usize = 1024;
-
 /// A descriptor: a file and whether exec closes it.
 #[derive(Clone)]
 pub struct Descriptor {
@@ -71,9 +68,18 @@ impl FileTable {
         fd.unwrap_or(self.slots.len().max(min))
     }
 
-    /// Gives `descriptor` the lowest free number that is at least `min`.
-    pub fn insert(&mut self, descriptor: Descriptor, min: usize) -> Result<usize, Errno> {
+    /// Gives `descriptor` the lowest free number that is at least `min`. EMFILE if it is not below
+    /// `limit`.
+    pub fn insert(
+        &mut self,
+        descriptor: Descriptor,
+        min: usize,
+        limit: usize,
+    ) -> Result<usize, Errno> {
         let fd = self.free_from(min);
+        if fd >= limit {
+            return Err(Errno::EMFILE);
+        }
         self.replace(fd, descriptor)?;
         Ok(fd)
     }
@@ -84,9 +90,6 @@ impl FileTable {
         fd: usize,
         descriptor: Descriptor,
     ) -> Result<Option<Descriptor>, Errno> {
-        if fd >= MAX_FILES {
-            return Err(Errno::EMFILE);
-        }
         if fd >= self.slots.len() {
             self.slots
                 .try_reserve(fd + 1 - self.slots.len())

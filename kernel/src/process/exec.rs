@@ -1,5 +1,6 @@
 //! Running another program in a process.
 
+use super::credentials::Rights;
 use super::elf::{self, Elf};
 use super::image::{Arguments, Image, Loadable, Strings};
 use super::script::{HEAD, Script};
@@ -59,6 +60,8 @@ pub fn exec(
         file: program.file()?,
         elf: &elf,
     };
+    arguments.rights = Rights::by_exec(&current().process, &program.entry.node.attributes());
+    let rights = arguments.rights;
     let name = short_name(arguments.name());
     let space = Space::new()?;
     let (sp, entry, old) = match load(&space, loadable, interpreter, &arguments) {
@@ -108,7 +111,7 @@ pub fn exec(
     signal::exec(&thread);
     timers::exec(process);
     process.executed.store(true, Ordering::Relaxed);
-    process.dumpable.store(1, Ordering::Relaxed);
+    rights.give(process);
     process.end_signal.store(SIGCHLD, Ordering::Relaxed);
     thread.clear_child_tid.store(0, Ordering::Relaxed);
     thread.reset_user_state();
@@ -231,6 +234,7 @@ pub extern "C" fn first(frame: usize) -> ! {
 fn run_init(frame: &mut TrapFrame) -> Result<(), Errno> {
     let options = options::options();
     let mut arguments = Arguments {
+        rights: Default::default(),
         path: Strings::default(),
         arguments: Strings::default(),
         environment: Strings::default(),

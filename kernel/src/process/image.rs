@@ -1,5 +1,6 @@
 //! A program's first address space: segments, stack, arguments, auxiliary vector.
 
+use super::credentials::Rights;
 use super::elf::{Elf, Segment};
 use super::random;
 use super::script::Script;
@@ -126,6 +127,8 @@ pub struct Arguments {
     pub arguments: Strings,
     /// envp.
     pub environment: Strings,
+    /// Who runs it.
+    pub rights: Rights,
 }
 
 /// A file that holds a program.
@@ -299,6 +302,7 @@ impl Image {
         let headers = elf
             .headers_addr
             .map_or(0, |addr| addr.wrapping_add(self.bias));
+        let rights = &arguments.rights;
         let auxiliary = [
             (AT_PHDR, headers),
             (AT_PHENT, elf.header_size.into()),
@@ -307,11 +311,11 @@ impl Image {
             (AT_BASE, self.interpreter),
             (AT_FLAGS, 0),
             (AT_ENTRY, self.entry),
-            (AT_UID, 0),
-            (AT_EUID, 0),
-            (AT_GID, 0),
-            (AT_EGID, 0),
-            (AT_SECURE, 0),
+            (AT_UID, rights.uid.real.into()),
+            (AT_EUID, rights.uid.effective.into()),
+            (AT_GID, rights.gid.real.into()),
+            (AT_EGID, rights.gid.effective.into()),
+            (AT_SECURE, rights.gained.into()),
             (AT_CLKTCK, USER_HZ),
             (AT_HWCAP, arch::cpu::hwcap()),
             (AT_HWCAP2, 0),

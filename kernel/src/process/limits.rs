@@ -1,12 +1,17 @@
 //! Resource limits (getrlimit(2)).
 
-use super::thread::Current;
-use super::{Process, table, timers};
+use super::signal::{self, Info};
+use super::thread::{Current, current};
+use super::{Process, space::Space, table, timers};
+use crate::fs::proc::memory;
 use crate::syscall::errno::Errno;
 use linux_raw_sys::general::{
-    RLIM_NLIMITS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE,
-    RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO, RLIMIT_SIGPENDING, RLIMIT_STACK, rlimit64,
+    RLIM_NLIMITS, RLIMIT_AS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_MEMLOCK,
+    RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_RTPRIO, RLIMIT_SIGPENDING,
+    RLIMIT_STACK, SIGXFSZ, rlimit64,
 };
+
+use ::memory::PAGE_SIZE;
 
 /// RLIM64_INFINITY.
 pub const INFINITY: u64 = u64::MAX;
@@ -42,6 +47,40 @@ impl Limits {
 /// The soft limit of a process.
 pub fn soft(process: &Process, resource: u32) -> u64 {
     process.limits.lock().get(resource).0
+}
+
+/// RLIMIT_FSIZE of the current process: how much may be in a file behind `start`. EFBIG and SIGXFSZ if
+/// that is nothing.
+pub fn file_room(start: u64) -> Result<u64, Errno> {
+    let thread = current();
+    let limit = soft(&thread.process, RLIMIT_FSIZE);
+    if limit == INFINITY || start < limit {
+        return Ok(limit.saturating_sub(start));
+    }
+    signal::send_to_thread(&thread.share(), Info::by_current(SIGXFSZ));
+    Err(Errno::EFBIG)
+}
+
+/// RLIMIT_NOFILE of the current process: descriptors are below this.
+pub fn descriptors() -> usize {
+    let limit = soft(&current().process, RLIMIT_NOFILE).min(OPEN_MAX);
+    limit as usize
+}
+
+/// Whether the current process may map `more` bytes (RLIMIT_AS), which count as data if `data`
+/// (RLIMIT_DATA).
+pub fn may_map(space: &Space, more: u64, data: bool) -> bool {
+    let (all, some) = {
+        let thread = current();
+        let limits = thread.process.limits.lock();
+        (limits.get(RLIMIT_AS).0, limits.get(RLIMIT_DATA).0)
+    };
+    if all == INFINITY && (some == INFINITY || !data) {
+        return true;
+    }
+    let sizes = memory::sizes(space);
+    let fits = |pages: u64, limit| (pages * PAGE_SIZE).saturating_add(more) <= limit;
+    fits(sizes.size, all) && (!data || fits(sizes.data - sizes.stack, some))
 }
 
 /// prlimit: sets a limit of `process` if one is given, and returns the one before.

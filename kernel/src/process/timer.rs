@@ -6,6 +6,7 @@ use crate::fs::watch::Watcher;
 use crate::syscall::errno::Errno;
 use alloc::{collections::BinaryHeap, sync::Arc};
 use core::cmp::{Ordering, Reverse};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{Lock, Rank};
 use thread::Thread;
 
@@ -14,14 +15,25 @@ pub const HZ: u64 = 100;
 
 struct Sleeper {
     deadline: u64,
-    thread: Arc<Thread>,
-    /// Told instead of the thread: it may be between looking at the time and falling asleep.
-    watcher: Option<Arc<dyn Watcher>>,
+    /// The thread's number, or that of an alarm, from [`FIRST_ALARM`] on.
+    key: u64,
+    target: Target,
 }
+
+/// Who is told.
+enum Target {
+    Thread(Arc<Thread>),
+    /// Not the thread itself: it may be between looking at the time and falling asleep.
+    Watcher(Arc<dyn Watcher>),
+}
+
+/// Keys below are numbers of threads.
+const FIRST_ALARM: u64 = 1 << 32;
+static NEXT_ALARM: AtomicU64 = AtomicU64::new(FIRST_ALARM);
 
 impl Ord for Sleeper {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.deadline, self.thread.tid).cmp(&(other.deadline, other.thread.tid))
+        (self.deadline, self.key).cmp(&(other.deadline, other.key))
     }
 }
 
@@ -52,8 +64,8 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
         sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         sleepers.push(Reverse(Sleeper {
             deadline,
-            thread: thread.share(),
-            watcher: None,
+            key: thread.tid.into(),
+            target: Target::Thread(thread.share()),
         }));
     }
     if deadline < scheduler::cpu().timer.get() {
@@ -70,41 +82,52 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
         if thread.interrupted() {
             SLEEPERS
                 .lock()
-                .retain(|Reverse(sleeper)| sleeper.thread.tid != thread.tid);
+                .retain(|Reverse(sleeper)| sleeper.key != u64::from(thread.tid));
             return Err(Errno::EINTR);
         }
     }
 }
 
-/// Tells a watcher that a time has come, unless it is dropped first. A thread has one at most.
+/// Tells a watcher that a time has come, unless it is dropped first.
 pub struct Alarm {
-    tid: u32,
+    key: u64,
 }
 
 impl Alarm {
-    /// For the current thread, when the counter reaches `deadline`.
+    /// When the counter reaches `deadline`.
     pub fn new(deadline: u64, watcher: Arc<dyn Watcher>) -> Result<Alarm, Errno> {
-        let thread = thread::current();
+        let key = NEXT_ALARM.fetch_add(1, Relaxed);
         let mut sleepers = SLEEPERS.lock();
         sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         sleepers.push(Reverse(Sleeper {
             deadline,
-            thread: thread.share(),
-            watcher: Some(watcher),
+            key,
+            target: Target::Watcher(watcher),
         }));
         drop(sleepers);
         if deadline < scheduler::cpu().timer.get() {
             program(time::now());
         }
-        Ok(Alarm { tid: thread.tid })
+        Ok(Alarm { key })
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        let tid = self.tid;
+        let key = self.key;
+        let mut gone = None;
         let mut sleepers = SLEEPERS.lock();
-        sleepers.retain(|Reverse(sleeper)| sleeper.thread.tid != tid);
+        sleepers.retain(|Reverse(sleeper)| {
+            if sleeper.key == key
+                && let Target::Watcher(watcher) = &sleeper.target
+            {
+                gone = Some(watcher.clone());
+            }
+            sleeper.key != key
+        });
+        drop(sleepers);
+        // It may be the last reference, to something with locks of its own.
+        drop(gone);
     }
 }
 
@@ -128,9 +151,9 @@ pub fn expire() {
         && first.deadline <= now
     {
         if let Some(Reverse(sleeper)) = sleepers.pop() {
-            match sleeper.watcher {
-                Some(watcher) => watcher.notify(0),
-                None => scheduler::wake(&sleeper.thread),
+            match sleeper.target {
+                Target::Watcher(watcher) => watcher.notify(0),
+                Target::Thread(thread) => scheduler::wake(&thread),
             }
         }
     }

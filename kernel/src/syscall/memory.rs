@@ -3,6 +3,7 @@
 use super::Result;
 use super::errno::Errno;
 use crate::fs::regular;
+use crate::process::limits;
 use crate::process::space::Space;
 use crate::process::thread::current;
 use alloc::sync::Arc;
@@ -45,6 +46,10 @@ fn prot(bits: u64) -> core::result::Result<Prot, Errno> {
 /// brk(address): returns the break, moved if that was possible.
 pub fn brk(wanted: u64) -> Result {
     let space = space()?;
+    let before = space.set_break(0);
+    if wanted > before && !limits::may_map(&space, wanted - before, true) {
+        return Ok(before);
+    }
     let now = space.set_break(wanted);
     if now < wanted && regular::reclaim() {
         return Ok(space.set_break(wanted));
@@ -89,6 +94,9 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     } else {
         None
     };
+    if !limits::may_map(&space, len, !shared && prot.contains(Prot::WRITE)) {
+        return Err(Errno::ENOMEM);
+    }
     space.map_at(|inner| {
         let start = match fixed {
             Some(range) => {
@@ -224,7 +232,11 @@ pub fn mremap(start: u64, len: u64, new_len: u64, flags: u32, to: u64) -> Result
         (_, true) => Place::Anywhere,
         _ => Place::Here,
     };
-    space()?.remap(Remap {
+    let space = space()?;
+    if new_len > len && !limits::may_map(&space, new_len - len, true) {
+        return Err(Errno::ENOMEM);
+    }
+    space.remap(Remap {
         start,
         len,
         new_len,

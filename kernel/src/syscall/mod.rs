@@ -17,7 +17,7 @@ use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
 use errno::Errno;
-use file::{attribute, descriptor, directory, io, name, open, poll, stat};
+use file::{attribute, descriptor, directory, event, io, name, open, poll, stat};
 use identity::Kind;
 use linux_raw_sys::general as nr;
 use wire::event::Event;
@@ -120,6 +120,15 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_copy_file_range => io::copy_file_range(a, b, c, d, e, f as u32),
         nr::__NR_ppoll => poll::ppoll(a, b, c, d, e),
         nr::__NR_pselect6 => poll::pselect6(a, [b, c, d], e, f),
+        nr::__NR_epoll_create1 => event::epoll_create1(a as u32),
+        nr::__NR_epoll_ctl => event::epoll_ctl(a, b as u32, c, d),
+        nr::__NR_epoll_pwait => event::epoll_pwait(a, b, c, d as i32, e, f),
+        nr::__NR_epoll_pwait2 => event::epoll_pwait2(a, b, c, d, e, f),
+        nr::__NR_eventfd2 => event::eventfd2(a as u32, b as u32),
+        nr::__NR_timerfd_create => event::timerfd_create(a as u32, b as u32),
+        nr::__NR_timerfd_settime => event::timerfd_settime(a, b as u32, c, d),
+        nr::__NR_timerfd_gettime => event::timerfd_gettime(a, b),
+        nr::__NR_signalfd4 => event::signalfd4(a, b, c, d as u32),
         nr::__NR_openat => open::openat(a, b, c as u32, d as u32),
         nr::__NR_close => open::close(a),
         nr::__NR_close_range => open::close_range(a as u32, b as u32, c as u32),

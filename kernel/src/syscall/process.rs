@@ -112,6 +112,7 @@ pub fn execve(frame: &mut TrapFrame, path: u64, argv: u64, envp: u64) -> Result 
     };
     let program = tree::lookup(&start, &path, true)?;
     let mut arguments = Arguments {
+        rights: Default::default(),
         path: Strings::default(),
         arguments: Strings::default(),
         environment: Strings::default(),

@@ -2,7 +2,7 @@
 
 mod link;
 mod list;
-mod memory;
+pub mod memory;
 mod process;
 mod system;
 mod text;

@@ -2,9 +2,9 @@
 
 use super::memory::{self, Sizes, with_space};
 use super::text::Window;
-use crate::fs::{MAX_FILES, tty};
+use crate::fs::tty;
 use crate::process::thread::State;
-use crate::process::{Process, signal};
+use crate::process::{Process, signal, usage};
 use ::memory::PAGE_SIZE;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
@@ -81,8 +81,21 @@ pub fn stat(to: &mut Window, process: &Process) -> fmt::Result {
         if foreground < 0 { 0 } else { CONSOLE },
         foreground,
     )?;
-    // Faults and times are not counted per process: 10 to 17. Then priority, nice, threads, 0, start.
-    to.write_str(" 0 0 0 0 0 0 0 0 20 0 1 0 0")?;
+    let own = usage::of_process(process);
+    let children = usage::of_children(process);
+    // No fault waits for a disk. Then priority, nice, threads, 0, start.
+    write!(
+        to,
+        " {} {} 0 0 {} {} {} {} {} {} 1 0 0",
+        own.faults,
+        children.faults,
+        usage::user_hz(own.user),
+        usage::user_hz(own.system),
+        usage::user_hz(children.user),
+        usage::user_hz(children.system),
+        20 + process.nice.load(Ordering::Relaxed),
+        process.nice.load(Ordering::Relaxed),
+    )?;
     write!(
         to,
         " {} {} {}",
@@ -97,6 +110,28 @@ pub fn stat(to: &mut Window, process: &Process) -> fmt::Result {
     to.write_str(" 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n")
 }
 
+/// The lines on who it is.
+fn identity(to: &mut Window, process: &Process) -> fmt::Result {
+    let (uid, gid, groups) = {
+        let credentials = process.credentials.lock();
+        // Without memory for them they are not shown.
+        let groups = credentials.try_clone().map(|copy| copy.groups);
+        (credentials.uid, credentials.gid, groups.unwrap_or_default())
+    };
+    for (name, ids) in [("Uid", uid), ("Gid", gid)] {
+        let [real, effective, saved, files] = [ids.real, ids.effective, ids.saved, ids.files];
+        writeln!(to, "{name}:\t{real}\t{effective}\t{saved}\t{files}")?;
+    }
+    write!(to, "FDSize:\t{FD_SIZE}\nGroups:\t")?;
+    for group in groups {
+        write!(to, "{group} ")?;
+    }
+    to.write_str(" \n")
+}
+
+/// Slots of descriptors that a process has at least.
+const FD_SIZE: usize = 256;
+
 /// /proc/PID/status.
 pub fn status(to: &mut Window, process: &Process) -> fmt::Result {
     let sizes = sizes(process);
@@ -110,9 +145,9 @@ pub fn status(to: &mut Window, process: &Process) -> fmt::Result {
     write!(
         to,
         "\nUmask:\t{umask:04o}\nState:\t{letter} ({word})\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\n\
-         PPid:\t{parent}\nTracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t{MAX_FILES}\n\
-         Groups:\t \n"
+         PPid:\t{parent}\nTracerPid:\t0\n"
     )?;
+    identity(to, process)?;
     if letter != 'Z' {
         let kilobytes = |pages: u64| pages * PAGE_SIZE / 1024;
         for (name, pages) in [

@@ -17,6 +17,7 @@ pub use info::Info;
 use super::thread::{Current, Thread};
 use super::{INIT, Process, group, scheduler, table};
 use crate::arch::heap;
+use crate::fs::special::signals;
 use crate::syscall::errno::Errno;
 use alloc::{boxed::Box, sync::Arc};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -392,6 +393,7 @@ fn enter(process: &Process, thread: Option<&Arc<Thread>>, info: Info, own: bool)
         }
     }
     drop(state);
+    signals::notify();
     if went_on || deliverable(thread) != 0 {
         notify(thread);
     }

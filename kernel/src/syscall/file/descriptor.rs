@@ -7,7 +7,8 @@ use crate::arch::uaccess;
 use crate::fs::access::Caller;
 use crate::fs::lock::{Owner, Record};
 use crate::fs::node::{Content, Node};
-use crate::fs::{Descriptor, File, MAX_FILES, Object, PIPE_DEVICE, console, pipe, tty};
+use crate::fs::{Descriptor, File, Object, PIPE_DEVICE, console, pipe, tty};
+use crate::process::limits;
 use crate::process::thread::current;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -31,7 +32,7 @@ pub fn dup3(old: u64, new: u64, flags: u32) -> Result {
         return Err(Errno::EINVAL);
     }
     let number = usize::try_from(new as u32 as i32).map_err(|_| Errno::EBADF)?;
-    if number >= MAX_FILES {
+    if number >= limits::descriptors() {
         return Err(Errno::EBADF);
     }
     let descriptor = Descriptor {
@@ -108,7 +109,7 @@ pub fn fcntl(fd: u64, command: u32, argument: u64) -> Result {
     match command {
         F_DUPFD | F_DUPFD_CLOEXEC => {
             let min = argument as u32 as usize;
-            if min >= MAX_FILES {
+            if min >= limits::descriptors() {
                 return Err(Errno::EINVAL);
             }
             install(file, command == F_DUPFD_CLOEXEC, min)
@@ -144,7 +145,7 @@ pub fn fcntl(fd: u64, command: u32, argument: u64) -> Result {
         },
         F_SETPIPE_SZ => match &file.object {
             Object::Pipe(end) => {
-                end.set_size(u64::from(argument as u32), Caller::current().is_root())
+                end.set_size(u64::from(argument as u32), Caller::is_current_root())
             }
             _ => Err(Errno::EBADF),
         },

@@ -5,6 +5,7 @@ use super::super::{Result, user};
 use super::{Fallible, file};
 use crate::fs::buffer::{Buffer, Iovec};
 use crate::fs::{File, Object};
+use crate::process::limits;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
@@ -187,6 +188,9 @@ pub fn fallocate(fd: u64, mode: u32, at: u64, len: u64) -> Result {
         .checked_add(len)
         .filter(|&end| end <= crate::fs::regular::MAX_LEN)
         .ok_or(Errno::EFBIG)?;
+    if mode & !FALLOC_FL_KEEP_SIZE == 0 && !keep && end > file.node().len() {
+        limits::file_room(end - 1)?;
+    }
     match mode & !FALLOC_FL_KEEP_SIZE {
         FALLOC_FL_PUNCH_HOLE => regular.punch(at, end)?,
         FALLOC_FL_ZERO_RANGE => return Err(Errno::EOPNOTSUPP),

@@ -3,6 +3,7 @@
 pub mod attribute;
 pub mod descriptor;
 pub mod directory;
+pub mod event;
 pub mod io;
 pub mod name;
 pub mod open;
@@ -14,6 +15,7 @@ use super::{Result, user};
 use crate::fs::access::Caller;
 use crate::fs::tree::{self, Entry, Start, Walk};
 use crate::fs::{Descriptor, File};
+use crate::process::limits;
 use crate::process::thread::current;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -37,12 +39,14 @@ pub fn file(fd: u64) -> Fallible<Arc<File>> {
 
 /// Gives a file the lowest free descriptor.
 pub fn install(file: Arc<File>, close_on_exec: bool, min: usize) -> Result {
+    let limit = limits::descriptors();
     let fd = current().process.files.lock().insert(
         Descriptor {
             file,
             close_on_exec,
         },
         min,
+        limit,
     )?;
     Ok(fd as u64)
 }

@@ -45,7 +45,7 @@ pub fn mkdirat(fd: u64, path: u64, mode: u32) -> Result {
 /// mknodat(fd, path, mode, device).
 pub fn mknodat(fd: u64, path: u64, mode: u32, device: u64) -> Result {
     let (major, minor) = decode_device(u64::from(device as u32));
-    if matches!(mode & S_IFMT, S_IFCHR | S_IFBLK) && !Caller::current().is_root() {
+    if matches!(mode & S_IFMT, S_IFCHR | S_IFBLK) && !Caller::is_current_root() {
         return Err(Errno::EPERM);
     }
     match mode & S_IFMT {

@@ -6,7 +6,8 @@ use crate::fs::access::{self, Caller};
 use crate::fs::node::{Content, Node};
 use crate::fs::regular::Regular;
 use crate::fs::tree::{self, Entry, Last, Start};
-use crate::fs::{File, MAX_FILES, change};
+use crate::fs::{File, change};
+use crate::process::limits;
 use crate::process::thread::current;
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
@@ -46,7 +47,7 @@ pub fn openat(fd: u64, path: u64, flags: u32, mode: u32) -> Result {
     }
     let path = user::path(path)?;
     // Nothing shall be made or cut off if there is no descriptor for it.
-    if current().process.files.lock().lowest_free() >= MAX_FILES {
+    if current().process.files.lock().lowest_free() >= limits::descriptors() {
         return Err(Errno::EMFILE);
     }
     let start = start(fd, &path)?;
@@ -143,6 +144,9 @@ fn open_entry(start: &Start, entry: &Arc<Entry>, flags: u32) -> Fallible<Arc<Fil
 
 /// Sets the length of a file that the caller may write.
 pub fn truncate(node: &Node, file: &Regular, caller: &Caller, len: u64) -> Fallible<()> {
+    if len > node.len() {
+        limits::file_room(len - 1)?;
+    }
     file.open_for_writing()?;
     let result = file.set_len(len);
     file.close_for_writing();

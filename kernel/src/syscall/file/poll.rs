@@ -5,8 +5,9 @@ use super::super::time::{read_timespec, to_timespec};
 use super::super::{Result, user};
 use super::file;
 use crate::arch::{time, uaccess};
+use crate::fs::File;
 use crate::fs::watch::{ALWAYS, Events, Poller, Ticket};
-use crate::fs::{File, MAX_FILES};
+use crate::process::limits;
 use crate::process::signal;
 use crate::process::thread::current;
 use crate::process::timer;
@@ -40,7 +41,7 @@ impl Drop for Watched {
 }
 
 /// How long to wait: `None` for ever, else until a value of the counter.
-type Deadline = Option<u64>;
+pub type Deadline = Option<u64>;
 
 /// Asks until there is an answer, the deadline is over (0 answers), or a signal comes.
 fn ask(questions: &mut [Question], deadline: Deadline) -> Fallible<usize> {
@@ -81,7 +82,7 @@ fn ask(questions: &mut [Question], deadline: Deadline) -> Fallible<usize> {
 }
 
 /// Reads a timeout: none means for ever.
-fn deadline(timeout: u64) -> Fallible<Deadline> {
+pub fn deadline(timeout: u64) -> Fallible<Deadline> {
     if timeout == 0 {
         return Ok(None);
     }
@@ -100,7 +101,7 @@ fn write_rest(timeout: u64, deadline: Deadline) {
 
 /// Blocks other signals while `wait` runs. If a signal ends it, its handler runs before the mask is
 /// back.
-fn with_mask<T>(mask: u64, size: u64, wait: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
+pub fn with_mask<T>(mask: u64, size: u64, wait: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
     if mask == 0 {
         return wait();
     }
@@ -121,7 +122,7 @@ fn with_mask<T>(mask: u64, size: u64, wait: impl FnOnce() -> Fallible<T>) -> Fal
 pub fn ppoll(addr: u64, count: u64, timeout: u64, mask: u64, size: u64) -> Result {
     const ENTRY: u64 = 8;
     let deadline = deadline(timeout)?;
-    if count > MAX_FILES as u64 {
+    if count > limits::descriptors() as u64 {
         return Err(Errno::EINVAL);
     }
     let mut questions = Vec::new();
@@ -152,6 +153,9 @@ pub fn ppoll(addr: u64, count: u64, timeout: u64, mask: u64, size: u64) -> Resul
     Ok(answers as u64)
 }
 
+/// Descriptors in a set (FD_SETSIZE).
+const SET_MAX: usize = 1024;
+
 /// What each of select's sets stands for.
 const SETS: [Events; 3] = [
     POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR,
@@ -162,7 +166,7 @@ const SETS: [Events; 3] = [
 /// pselect6(count, read, write, exceptional, timeout, mask): `mask` leads to address and size.
 pub fn pselect6(count: u64, sets: [u64; 3], timeout: u64, mask: u64) -> Result {
     /// Words of the largest sets.
-    const WORDS: usize = MAX_FILES / 64;
+    const WORDS: usize = SET_MAX / 64;
     let (mask, size) = if mask == 0 {
         (0, 0)
     } else {
@@ -172,7 +176,7 @@ pub fn pselect6(count: u64, sets: [u64; 3], timeout: u64, mask: u64) -> Result {
     if (count as i32) < 0 {
         return Err(Errno::EINVAL);
     }
-    let count = (count as u32 as usize).min(MAX_FILES);
+    let count = (count as u32 as usize).min(SET_MAX);
     let words = count.div_ceil(64);
     let mut asked = [[0_u64; WORDS]; 3];
     for (set, &addr) in asked.iter_mut().zip(&sets) {

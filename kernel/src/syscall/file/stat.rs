@@ -107,7 +107,12 @@ pub fn faccessat2(fd: u64, path: u64, mode: u32, flags: u32) -> Result {
         return Err(Errno::EINVAL);
     }
     let entry = lookup_or_self(fd, path, flags, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    access::check(&entry.node, &Caller::current(), mask(mode))?;
+    let caller = if flags & AT_EACCESS != 0 {
+        Caller::current()
+    } else {
+        Caller::real()
+    };
+    access::check(&entry.node, &caller, mask(mode))?;
     Ok(0)
 }
 
