@@ -7,11 +7,14 @@ use tests::{Board, Boot, Run, TraceLevel};
 /// good: 2 MiB are mapped by each, in 256 MiB.
 const TABLES: u64 = 128;
 
-fn exhaust(mebibytes: u64, steps: u32) -> Run {
-    let boot = Boot::on(Board::Virt).memory(mebibytes).lossless().seed(1);
-    let run = boot
-        .trace(TraceLevel::Life)
-        .run(&["exhaust", &steps.to_string()]);
+/// On several CPUs, each of the others has a process that wants memory at the edge, too.
+fn exhaust(mebibytes: u64, cpus: u32, steps: u32) -> Run {
+    let boot = Boot::on(Board::Virt).memory(mebibytes).cpus(cpus);
+    let run = boot.lossless().seed(1).trace(TraceLevel::Life).run(&[
+        "exhaust",
+        &steps.to_string(),
+        &(cpus - 1).to_string(),
+    ]);
     run.expect_status(0).expect_whole();
     run
 }
@@ -32,13 +35,19 @@ fn frames(run: &Run) -> (u64, u64) {
 
 #[test]
 fn the_kernel_survives_and_forgets() {
-    // The heap only shrinks from its end, where something that stays may have been put while it was
-    // large. That is no loss, but should be rare.
+    // The heap only shrinks from its end: nothing that stays may have been put there while it was
+    // large.
     let mut kept = Vec::new();
     // Sizes and steps are such that the edge is met at different moments.
-    for (mebibytes, steps) in [(128, 8), (128, 40), (128, 100), (137, 40), (200, 100)] {
-        let (all, heap) = frames(&exhaust(mebibytes, 0));
-        let run = exhaust(mebibytes, steps);
+    for (mebibytes, cpus, steps) in [
+        (128, 1, 8),
+        (128, 1, 40),
+        (128, 1, 100),
+        (137, 1, 40),
+        (200, 4, 20),
+    ] {
+        let (all, heap) = frames(&exhaust(mebibytes, cpus, 0));
+        let run = exhaust(mebibytes, cpus, steps);
         let [full, _, worked, refused, _] = numbers(&run)[..] else {
             panic!("{}", run.stdout());
         };
@@ -50,11 +59,13 @@ fn the_kernel_survives_and_forgets() {
             all_after <= all && all - all_after <= TABLES,
             "{mebibytes} MiB, {steps} steps: {all} frames before, {all_after} after"
         );
-        if heap_after > heap + 128 {
+        // Where several CPUs are at the edge, a file's pages may be read there again that it had to
+        // give up: the list of them stays with it.
+        if cpus == 1 && heap_after > heap + 128 {
             kept.push(format!(
                 "{mebibytes} MiB, {steps} steps: a heap of {heap} frames before, {heap_after} after"
             ));
         }
     }
-    assert!(kept.len() <= 1, "{kept:#?}");
+    assert!(kept.is_empty(), "{kept:#?}");
 }

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::alloc::Layout;
 use core::any::Any;
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -247,7 +248,7 @@ impl PageCache {
         mem.frames.charge(charged)?;
         let mut cache = PageCache::zeroed(0, len);
         cache.charged = charged;
-        cache.try_arc().map_err(|error| {
+        cache.try_arc(mem).map_err(|error| {
             mem.frames.commit.uncharge(charged, 0);
             error.into()
         })
@@ -259,16 +260,17 @@ impl PageCache {
     }
 
     /// `Arc::new`, but an exhausted heap is an error.
-    pub fn try_arc(self) -> Result<Arc<PageCache>, OutOfMemory> {
+    fn try_arc<M: Mmu>(self, mem: &Memory<M>) -> Result<Arc<PageCache>, OutOfMemory> {
+        /// What the `Arc` allocates.
+        #[repr(C)]
+        struct Counted([usize; 2], PageCache);
         refuse!(Err(OutOfMemory));
-        // There is no fallible `Arc::new` in stable Rust. The heap has room for a block of this
-        // size now if it takes one of twice the size; another CPU may still win the race for it.
-        let mut probe: Vec<u8> = Vec::new();
-        probe
-            .try_reserve_exact(2 * size_of::<PageCache>())
-            .map_err(|_| OutOfMemory)?;
-        drop(probe);
-        Ok(Arc::new(self))
+        // There is no fallible `Arc::new` in stable Rust.
+        if mem.mmu.make_ready(Layout::new::<Counted>()) {
+            Ok(Arc::new(self))
+        } else {
+            Err(OutOfMemory)
+        }
     }
 
     /// The id given at creation.

@@ -4,6 +4,8 @@
 //! caches translations for as long as the architecture lets it. Nothing else here touches
 //! hardware.
 
+use core::alloc::Layout;
+
 use crate::frame::{Frame, PAGE_BYTES};
 
 /// Barriers, by the names of the instructions.
@@ -144,6 +146,14 @@ pub trait Mmu {
     #[inline]
     fn table_owned(&self, space: u32, va: u64, copied: bool) {
         let _ = (space, va, copied);
+    }
+
+    /// Makes sure that the next allocation by this CPU cannot fail, if it is one of this layout.
+    /// False: there is no memory. On the host there always is.
+    #[inline]
+    fn make_ready(&self, layout: Layout) -> bool {
+        let _ = layout;
+        true
     }
 
     /// A frame was taken from the allocator, or is about to be given back: a hook for the record.

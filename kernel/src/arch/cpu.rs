@@ -1,5 +1,6 @@
 //! The core itself: identification, features, waiting; and where it keeps what is its own.
 
+use super::heap;
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::*;
 use core::arch::asm as instruction;
@@ -19,6 +20,8 @@ pub struct Local {
     emergency: Cell<*const u8>,
     /// TLBIs it has issued.
     pub(super) tlbis: Cell<u64>,
+    /// A block of the heap for its next allocation.
+    pub(super) ready_block: Cell<Option<heap::Block>>,
 }
 
 /// Offsets for assembly.
@@ -33,6 +36,7 @@ impl Local {
             stack: Cell::new(core::ptr::null()),
             emergency: Cell::new(super::trap::BOOT_EMERGENCY_TOP),
             tlbis: Cell::new(0),
+            ready_block: Cell::new(None),
         }
     }
 

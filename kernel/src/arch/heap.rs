@@ -1,8 +1,10 @@
 //! The kernel heap: `talc`, in a window of its own that grows by single frames.
 
-use super::{layout, mmu, table};
-use alloc::sync::Arc;
-use core::alloc::Layout;
+use super::{cpu, layout, mmu, table};
+use alloc::{boxed::Box, sync::Arc};
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{Frame, Rank, lock::Order};
@@ -14,8 +16,8 @@ use talc::source::Source;
 const PAGE: usize = 4096;
 /// Grown by at least this much.
 const STEP: usize = 4 * PAGE;
-/// Free space at the end beyond what was reserved that is kept, and by how much it must be
-/// exceeded before frames go back: not to unmap now what is wanted again soon.
+/// Free space at the end that is kept, and by how much it must be exceeded before frames go back:
+/// not to unmap now what is wanted again soon.
 const SPARE: usize = 32 * PAGE;
 
 /// Bytes of RAM the heap occupies. Changed under the heap's lock, but read without: the trace wants it.
@@ -23,11 +25,9 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Grows the heap by mapping frames at its end, and shrinks it again.
 #[derive(Debug)]
-pub(crate) struct Grow {
+struct Grow {
     /// Where the frames begin that are the allocator's: the start is not.
     floor: u64,
-    /// What was last asked of [`reserve`].
-    reserved: usize,
     /// End of the claimed heap, once there is one.
     heap_end: Option<NonNull<u8>>,
     /// End of what is mapped.
@@ -77,11 +77,8 @@ unsafe impl RawMutex for Ranked {
     }
 }
 
-// With `checks` it is one of two.
-#[cfg_attr(not(feature = "checks"), global_allocator)]
-pub(crate) static HEAP: TalcLock<Ranked, Grow> = TalcLock::new(Grow {
+static HEAP: TalcLock<Ranked, Grow> = TalcLock::new(Grow {
     floor: layout::HEAP.start,
-    reserved: 0,
     heap_end: None,
     mapped: layout::HEAP.start,
 });
@@ -102,11 +99,10 @@ unsafe impl Source for Grow {
     const TRACK_HEAP_END: bool = true;
 
     unsafe fn resize(&mut self, chunk_base: *mut u8, heap_end: *mut u8, _: bool) -> *mut u8 {
-        let keep = self.reserved + SPARE;
-        if (heap_end as usize - chunk_base as usize) < keep + SPARE {
+        if (heap_end as usize - chunk_base as usize) < 2 * SPARE {
             return heap_end;
         }
-        let end = (chunk_base as u64 + keep as u64)
+        let end = (chunk_base as u64 + SPARE as u64)
             .next_multiple_of(PAGE as u64)
             .max(self.floor);
         while self.mapped > end {
@@ -178,31 +174,114 @@ fn grow<B: Binning>(talc: &mut Talc<Grow, B>, bytes: usize) -> Result<(), ()> {
     result
 }
 
-/// Makes sure that the next allocations succeed up to `bytes` in total; count 64 bytes for each
-/// besides its size. It holds until the next call. For system calls that could not undo what they did: they ask first, and
-/// fail with ENOMEM while nothing has happened yet.
-pub fn reserve(bytes: usize) -> bool {
-    let Ok(layout) = Layout::from_size_align(bytes, 16) else {
+/// What all of the kernel allocates from: the heap, but a block that is [`Ready`] comes first.
+pub(crate) struct Allocator;
+
+// With `checks` it is one of two.
+#[cfg_attr(not(feature = "checks"), global_allocator)]
+pub(crate) static ALLOCATOR: Allocator = Allocator;
+
+// SAFETY: all are the heap's functions. A block that was ready is the heap's as well, was made with
+// the layout that is asked for, and is given to nobody else.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let ready = ready_block();
+        if let Some((block, of)) = ready.get()
+            && of == layout
+        {
+            ready.set(None);
+            return block.as_ptr();
+        }
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.realloc(block, layout, size) }
+    }
+}
+
+/// A block of the heap, and its layout.
+pub type Block = (NonNull<u8>, Layout);
+
+/// The block that is ready on this core.
+#[inline]
+fn ready_block() -> &'static Cell<Option<Block>> {
+    // SAFETY: this core's own, and the kernel is not preempted: the reference is used before the
+    // thread may move to another core.
+    unsafe { &(*cpu::local()).ready_block }
+}
+
+/// Puts a block aside for the next allocation of this layout by this core, which then cannot fail,
+/// whatever others allocate meanwhile: for what only exists without errors, such as `Arc::new`. It
+/// has to come at once. False: there is no memory.
+pub fn make_ready(layout: Layout) -> bool {
+    // SAFETY: whoever allocates so has something to put there.
+    let Some(block) = NonNull::new(unsafe { HEAP.alloc(layout) }) else {
         return false;
     };
-    let mut talc = HEAP.lock();
-    // In one piece, wherever it is: insisting on the end would grow a heap that has large holes,
-    // since the allocator prefers the smallest piece that fits, and that is the end.
-    // SAFETY: the size is not zero.
-    let Some(block) = (unsafe { talc.allocate(layout) }) else {
-        return false;
-    };
-    talc.source.reserved = bytes;
-    // SAFETY: it was allocated above, with this layout.
-    unsafe { talc.deallocate(block.as_ptr(), layout) };
+    if let Some((unused, layout)) = ready_block().replace(Some((block, layout))) {
+        // SAFETY: allocated above, with this layout, and given to nobody.
+        unsafe { HEAP.dealloc(unused.as_ptr(), layout) };
+    }
     true
+}
+
+/// What an `Arc` allocates.
+#[repr(C)]
+struct Counted<T> {
+    counts: [usize; 2],
+    value: T,
+}
+
+/// Memory for an `Arc`: what is to be in it may be made later, when nothing can fail any more.
+pub struct Place<T>(Arc<MaybeUninit<T>>);
+
+impl<T> Place<T> {
+    /// Memory, unless the heap is exhausted.
+    #[inline]
+    pub fn new() -> Option<Place<T>> {
+        make_ready(Layout::new::<Counted<T>>()).then(|| Place(Arc::new_uninit()))
+    }
+
+    /// Puts there what `make` makes, in its place: what is large need not be copied.
+    #[inline]
+    pub fn fill(self, make: impl FnOnce() -> T) -> Arc<T> {
+        // SAFETY: the value's place, which nobody else knows of; it is initialized then.
+        unsafe {
+            Arc::as_ptr(&self.0).cast::<T>().cast_mut().write(make());
+            self.0.assume_init()
+        }
+    }
 }
 
 /// `Arc::new`, but an exhausted heap is no panic. For everything that a user program can ask for.
 pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
-    /// The allocator's tag and alignment, and the two counts.
-    const EXTRA: usize = 64 + 16;
-    reserve(size_of::<T>() + EXTRA).then(|| Arc::new(value))
+    Some(Place::new()?.fill(|| value))
+}
+
+/// `Box::new`, but an exhausted heap is no panic.
+pub fn try_box<T>(value: T) -> Option<Box<T>> {
+    if size_of::<T>() == 0 || make_ready(Layout::new::<T>()) {
+        Some(Box::new(value))
+    } else {
+        None
+    }
+}
+
+/// Whether `address` lies so far up that the heap, which shrinks from its end only, is large as
+/// long as there is something.
+pub fn is_far<T>(address: *const T) -> bool {
+    /// More than it has on a machine that does nothing special.
+    const FAR: u64 = 16 << 20;
+    address.addr() as u64 >= layout::HEAP.start + FAR
 }
 
 /// Bytes of RAM the heap occupies.

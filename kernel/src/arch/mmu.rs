@@ -1,7 +1,8 @@
 //! TLB and cache maintenance, and the switch between address spaces.
 
-use super::layout;
+use super::{heap, layout};
 use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
+use core::alloc::Layout;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use memory::{Barrier, Frame, Memory, Mmu, Tlbi};
@@ -369,6 +370,10 @@ impl Mmu for Arch {
             start: va & !((1 << 21) - 1),
             copied,
         });
+    }
+
+    fn make_ready(&self, layout: Layout) -> bool {
+        heap::make_ready(layout)
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! The checker's memory, and the global allocator that keeps it apart from the kernel's heap.
 
-use crate::arch::{cpu, heap::HEAP};
+use crate::arch::{cpu, heap};
 use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ unsafe impl GlobalAlloc for Either {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if INSIDE.load(Ordering::Relaxed) != cpu::id() + 1 {
             // SAFETY: the caller's.
-            return unsafe { HEAP.alloc(layout) };
+            return unsafe { heap::ALLOCATOR.alloc(layout) };
         }
         USED.fetch_add(cost(layout), Ordering::Relaxed);
         // SAFETY: the caller's.
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Either {
         let offset = at.addr().wrapping_sub(START.load(Ordering::Relaxed));
         if offset >= SIZE.load(Ordering::Relaxed) {
             // SAFETY: it is not of the checker's piece, so it came from the heap.
-            return unsafe { HEAP.dealloc(at, layout) };
+            return unsafe { heap::ALLOCATOR.dealloc(at, layout) };
         }
         USED.fetch_sub(cost(layout), Ordering::Relaxed);
         // SAFETY: it is in the checker's piece, of which nobody else allocates.

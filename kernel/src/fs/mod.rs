@@ -9,6 +9,7 @@ pub mod cpio;
 pub mod initramfs;
 pub mod label;
 pub mod lock;
+pub mod name;
 pub mod node;
 pub mod pipe;
 pub mod proc;

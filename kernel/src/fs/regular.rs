@@ -9,7 +9,7 @@ use crate::process::elf::{self, Elf};
 use crate::process::space;
 use crate::syscall::errno::Errno;
 use alloc::sync::{Arc, Weak};
-use alloc::{boxed::Box, vec::Vec};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use memory::{Lock, NoPage, PAGE_SIZE, PageCache, Quota, Rank};
 
@@ -75,10 +75,7 @@ impl Regular {
         if bytes.is_empty() {
             return Regular::empty();
         }
-        if !heap::reserve(size_of::<Archive>() + 64) {
-            return Err(Errno::ENOMEM);
-        }
-        let source = Box::new(Archive(bytes));
+        let source = heap::try_box(Archive(bytes)).ok_or(Errno::ENOMEM)?;
         let file = Regular::new(PageCache::new(next_id(), bytes.len() as u64, source))?;
         let mut archived = ARCHIVED.lock();
         archived.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -87,10 +84,7 @@ impl Regular {
     }
 
     fn new(cache: PageCache) -> Result<Regular, Errno> {
-        let cache = cache
-            .with_quota(&QUOTA)
-            .try_arc()
-            .map_err(|_| Errno::ENOMEM)?;
+        let cache = heap::try_arc(cache.with_quota(&QUOTA)).ok_or(Errno::ENOMEM)?;
         Ok(Regular {
             cache: Some(cache),
             modified: AtomicBool::new(false),

@@ -3,7 +3,7 @@
 use super::space::Space;
 use super::thread::{Start, Thread, current};
 use super::{Process, State, limits, scheduler, signal, table, timers, usage};
-use crate::arch::{self, trap::TrapFrame, uaccess};
+use crate::arch::{self, heap::Place, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
@@ -56,6 +56,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let files = process.files.lock().try_clone()?;
     let actions = signal::copy_actions(process)?;
     let credentials = process.credentials.lock().try_clone()?;
+    let place = Place::new().ok_or(Errno::ENOMEM)?;
     let mode = process.state.lock().fork_mode;
     let (space, counts, mode) = if flags & CLONE_VM != 0 {
         (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
@@ -80,7 +81,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         }
     };
     let (ticking, limits) = (process.timers.is_watched(), *process.limits.lock());
-    let child = arch::heap::try_arc(Process {
+    let child = place.fill(|| Process {
         pid,
         parent: AtomicU32::new(process.pid),
         group: AtomicU32::new(process.group.load(Ordering::Relaxed)),
@@ -104,12 +105,8 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         nice: AtomicI32::new(process.nice.load(Ordering::Relaxed)),
         state: Lock::new(Rank::Process, state),
     });
-    let started = child.ok_or(Errno::ENOMEM).and_then(|child| {
-        let thread = start_thread(&child, space.clone(), frame, clone)?;
-        Ok((child, thread))
-    });
-    let (child, thread) = match started {
-        Ok(started) => started,
+    let thread = match start_thread(&child, space.clone(), frame, clone) {
+        Ok(thread) => thread,
         Err(error) => {
             Space::release(space);
             return Err(error);

@@ -159,7 +159,9 @@ pub fn start() -> ! {
     let board = board::board();
     let options = options::init(board.bootargs);
     clock::init();
-    fs::limit_memory(crate::arch::mmu::memory().frames.total());
+    let frames = crate::arch::mmu::memory().frames.total();
+    fs::limit_memory(frames);
+    table::init(frames);
     initramfs::build(board.initrd());
     trace::start();
     for word in &options.unknown {

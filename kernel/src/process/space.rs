@@ -3,7 +3,7 @@
 
 use super::table;
 use super::thread::try_current;
-use crate::arch;
+use crate::arch::{self, heap::Place};
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
@@ -35,18 +35,13 @@ pub struct Inner {
 impl Space {
     /// An empty address space.
     pub fn new() -> Result<Arc<Space>, Errno> {
+        let place = Place::new().ok_or(Errno::ENOMEM)?;
         let map = AddressSpace::new(arch::mmu::memory()).map_err(space_errno)?;
-        Space::wrap(map, (0, 0))
+        Ok(Space::begin(place, map, (0, 0)))
     }
 
-    fn wrap(map: AddressSpace, heap: (u64, u64)) -> Result<Arc<Space>, Errno> {
-        /// Its allocation, with the reference counts and the allocator's tag.
-        const HEAP: usize = size_of::<Space>() + 80;
-        if !arch::heap::reserve(HEAP) {
-            map.destroy(arch::mmu::memory());
-            return Err(Errno::ENOMEM);
-        }
-        let space = Arc::new(Space {
+    fn begin(place: Place<Space>, map: AddressSpace, heap: (u64, u64)) -> Arc<Space> {
+        let space = place.fill(|| Space {
             serial: map.serial(),
             root: map.root(),
             inner: Lock::new(Rank::Space, Inner { map, heap }),
@@ -56,7 +51,7 @@ impl Space {
             root: space.root.frame().number(),
             asid: space.root.asid(),
         });
-        Ok(space)
+        space
     }
 
     /// Makes it the active one of this CPU. The value of TTBR0: its ASID and root table.
@@ -309,6 +304,7 @@ impl Space {
             ForkMode::SharedTables => memory::ForkMode::SharedTables,
             ForkMode::Classic | ForkMode::Vfork => memory::ForkMode::Classic,
         };
+        let place = Place::new().ok_or(Errno::ENOMEM)?;
         let mut inner = self.lock();
         let heap = inner.heap;
         let (map, counts) = inner
@@ -316,7 +312,7 @@ impl Space {
             .fork(arch::mmu::memory(), mode)
             .map_err(space_errno)?;
         drop(inner);
-        Ok((Space::wrap(map, heap)?, counts))
+        Ok((Space::begin(place, map, heap), counts))
     }
 
     /// Reports what it maps, for the tools to compare.

@@ -2,14 +2,16 @@
 //!
 
 use super::{INIT, Process, thread::Thread};
+use crate::arch::heap;
 use crate::syscall::errno::Errno;
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicU32, Ordering};
 use linux_raw_sys::general::SIGCHLD;
 use memory::{Lock, Rank};
 
-/// Pids are below this.
-const PID_MAX: u32 = 1 << 22;
+/// Pids are below this on a large machine, and below the other one on a small one.
+const PIDS_MOST: u64 = 1 << 22;
+const PIDS_LEAST: u64 = 1 << 15;
 /// Entries per block.
 const BLOCK: usize = 512;
 /// Pids are not reused before this many others were.
@@ -35,6 +37,8 @@ struct Block {
 
 struct Table {
     blocks: Vec<Block>,
+    /// Pids are below this.
+    limit: u32,
     /// Where the search for a free pid goes on.
     next: u32,
 }
@@ -43,6 +47,7 @@ static TABLE: Lock<Table> = Lock::new(
     Rank::Processes,
     Table {
         blocks: Vec::new(),
+        limit: PIDS_LEAST as u32,
         next: FIRST,
     },
 );
@@ -176,13 +181,15 @@ impl Table {
     }
 
     /// One pid of a block is free again. A block without any gives its memory back, unless the next
-    /// pids come from it.
+    /// pids come from it: and even then if it was made while the heap was very large, or that would
+    /// stay so.
     fn unuse(&mut self, pid: u32) {
         let index = pid as usize / BLOCK;
         let next = self.next as usize / BLOCK;
         if let Some(block) = self.blocks.get_mut(index) {
             block.used -= 1;
-            if block.used == 0 && index != next {
+            let kept = index == next && !heap::is_far(block.entries.as_ptr());
+            if block.used == 0 && !kept {
                 block.entries = Vec::new();
             }
         }
@@ -205,18 +212,31 @@ impl Drop for Pid {
     }
 }
 
+/// Settles how many pids a machine of so many frames has: one for each, which is more than it has
+/// room for. The list of blocks never grows again: it stays for ever wherever it is in the heap.
+pub fn init(frames: u64) {
+    let mut table = TABLE.lock();
+    table.limit = frames.clamp(PIDS_LEAST, PIDS_MOST) as u32;
+    let blocks = (table.limit as usize).div_ceil(BLOCK);
+    table.blocks.resize_with(blocks, Block::default);
+}
+
+/// Pids are below this.
+pub fn limit() -> u32 {
+    TABLE.lock().limit
+}
+
 /// Chooses a free pid.
 pub fn allocate() -> Result<Pid, Errno> {
     let mut table = TABLE.lock();
-    for _ in FIRST..PID_MAX {
+    for _ in FIRST..table.limit {
         let pid = table.next;
-        table.next = if pid + 1 < PID_MAX { pid + 1 } else { FIRST };
-        let index = pid as usize / BLOCK;
-        while index >= table.blocks.len() {
-            table.blocks.try_reserve(1).map_err(|_| Errno::EAGAIN)?;
-            table.blocks.push(Block::default());
-        }
-        let block = &mut table.blocks[index];
+        table.next = if pid + 1 < table.limit {
+            pid + 1
+        } else {
+            FIRST
+        };
+        let block = &mut table.blocks[pid as usize / BLOCK];
         if block.entries.is_empty() {
             let entries = &mut block.entries;
             entries

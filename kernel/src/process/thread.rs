@@ -2,7 +2,7 @@
 
 use super::{Process, fault, scheduler, signal, space::Space, usage};
 use crate::arch::cpu::MAX_CPUS;
-use crate::arch::{self, KernelStack, context::Context, fp, trap::TrapFrame, uaccess};
+use crate::arch::{self, KernelStack, context::Context, fp, heap::Place, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
@@ -115,18 +115,12 @@ impl Thread {
         space: Arc<Space>,
         start: &Start,
     ) -> Result<Arc<Thread>, Errno> {
+        let place = Place::new().ok_or(Errno::ENOMEM)?;
         let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
         let frame = frame_of(&stack);
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
         unsafe { frame.write(start.frame) };
-        let own = Own {
-            context: UnsafeCell::new(Context::new(frame.addr() as u64, start.entry, frame.addr())),
-            fp: UnsafeCell::new(start.fp.clone()),
-            thread_pointer: Cell::new(start.thread_pointer),
-            space: UnsafeCell::new(Some(space)),
-            spurious: Cell::default(),
-        };
-        let thread = Thread {
+        Ok(place.fill(|| Thread {
             tid,
             process,
             signals: signal::OfThread::new(start.blocked, start.signal_stack),
@@ -137,11 +131,20 @@ impl Thread {
             state: AtomicU8::new(State::Ready as u8),
             last_cpu: AtomicUsize::new(arch::cpu::id()),
             affinity: AtomicUsize::new(try_current().map_or(ANY_CPU, |maker| maker.affinity())),
-            own,
+            own: Own {
+                context: UnsafeCell::new(Context::new(
+                    frame.addr() as u64,
+                    start.entry,
+                    frame.addr(),
+                )),
+                fp: UnsafeCell::new(start.fp.clone()),
+                thread_pointer: Cell::new(start.thread_pointer),
+                space: UnsafeCell::new(Some(space)),
+                spurious: Cell::default(),
+            },
             stack,
             link: Cell::new(ptr::null()),
-        };
-        arch::heap::try_arc(thread).ok_or(Errno::ENOMEM)
+        }))
     }
 
     /// Its state.

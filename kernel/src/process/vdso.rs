@@ -5,7 +5,7 @@ use super::clock;
 use super::image::{STACK_TOP_HIGH, STACK_TOP_LOW};
 use super::space::Space;
 use super::thread::Thread;
-use crate::arch::vdso;
+use crate::arch::{heap, vdso};
 use crate::syscall::errno::Errno;
 use alloc::{boxed::Box, sync::Arc};
 use memory::{Backing, Mapping, PAGE_BYTES, PAGE_SIZE, PageCache, Prot, Region, Source};
@@ -32,9 +32,7 @@ pub fn map(space: &Space, start: u64) -> Result<(), Errno> {
     let cache = CACHE.try_call_once(|| {
         let len = vdso::image().len() as u64;
         // It is no file that anybody could name: 0 in the trace.
-        PageCache::new(0, len, Box::new(Page))
-            .try_arc()
-            .map_err(|_| Errno::ENOMEM)
+        heap::try_arc(PageCache::new(0, len, Box::new(Page))).ok_or(Errno::ENOMEM)
     })?;
     space.map(Mapping {
         start,

@@ -37,7 +37,7 @@ pub fn write(to: &mut Window, word: Word) -> fmt::Result {
         Word::Ostype => to.write_str("Linux\n"),
         Word::Osrelease => writeln!(to, "{RELEASE}"),
         Word::Hostname => to.write_str("cowscope\n"),
-        Word::PidMax => to.write_str("4194304\n"),
+        Word::PidMax => writeln!(to, "{}", table::limit()),
         Word::Uuid => uuid(to, random_bytes()),
         Word::BootId => {
             static BOOT: spin::Once<[u8; 16]> = spin::Once::new();

@@ -237,10 +237,7 @@ impl State {
 
 /// A table of actions on the heap, or ENOMEM.
 fn boxed(actions: &Actions) -> Result<Box<Actions>, Errno> {
-    if !heap::reserve(2 * size_of::<Actions>()) {
-        return Err(Errno::ENOMEM);
-    }
-    Ok(Box::new(*actions))
+    heap::try_box(*actions).ok_or(Errno::ENOMEM)
 }
 
 /// A copy of a process's actions for a forked child.

@@ -6,6 +6,7 @@ use super::{Fallible, any_file, file, install};
 use crate::arch::uaccess;
 use crate::fs::access::Caller;
 use crate::fs::lock::{Owner, Record};
+use crate::fs::name::MadeUp;
 use crate::fs::node::{Content, Node};
 use crate::fs::{Descriptor, File, Object, PIPE_DEVICE, console, pipe, tty};
 use crate::process::limits;
@@ -53,8 +54,8 @@ fn pipe_file(end: pipe::End, flags: u32) -> Fallible<Arc<File>> {
     let id = crate::fs::node::next_id();
     let node = Node::with_id(id, PIPE_DEVICE, content, 0o600, caller.uid, caller.gid)?;
     node.change(|attributes| attributes.links = 1);
-    let name = alloc::format!("pipe:[{id}]");
-    File::unnamed(Object::Pipe(end), node, name.as_bytes(), flags)
+    let name = MadeUp::new(format_args!("pipe:[{id}]"));
+    File::unnamed(Object::Pipe(end), node, &name, flags)
 }
 
 /// Gives two files the lowest descriptors, and writes these to the user's memory; or does nothing.

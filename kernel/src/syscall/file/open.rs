@@ -3,6 +3,7 @@
 use super::super::{Result, user};
 use super::{Fallible, install, start};
 use crate::fs::access::{self, Caller};
+use crate::fs::name::MadeUp;
 use crate::fs::node::{Content, Node};
 use crate::fs::regular::Regular;
 use crate::fs::tree::{self, Entry, Last, Start};
@@ -175,8 +176,8 @@ fn open_unnamed(start: &Start, path: &[u8], flags: u32, mode: u32) -> Fallible<A
         caller.uid,
         caller.gid,
     )?;
-    let name = alloc::format!("#{}", node.id);
-    let entry = Entry::new(node, Some(directory), name.as_bytes())?;
+    let name = MadeUp::new(format_args!("#{}", node.id));
+    let entry = Entry::new(node, Some(directory), &name)?;
     File::open(entry, flags & KEPT)
 }
 

@@ -4,7 +4,9 @@
 //! of STEPS pages has been given back, every system call that needs memory is made: each may
 //! succeed or fail with ENOMEM, EAGAIN or EMFILE, but nothing else, and the machine must live. A
 //! process that cannot have a page of its own is killed (SIGKILL), which is right too.
-//! With 0 STEPS the calls are made once, with memory for all: for comparison.
+//! With 0 STEPS the calls are made once, with memory for all: for comparison. HELPERS are more
+//! processes that make all these calls at the edge, over and over: what one CPU has found to be
+//! free, another one may take.
 #![no_std]
 #![no_main]
 
@@ -18,7 +20,7 @@ use user::memory::{Pages, mmap};
 use user::process::{self, Status};
 use user::{Args, Errno, OrFail, check, fail, println, syscall};
 
-user::program!(main, "usage: exhaust STEPS");
+user::program!(main, "usage: exhaust STEPS [HELPERS]");
 
 /// More descriptors than a process may have.
 const DESCRIPTORS: usize = 1024;
@@ -26,6 +28,8 @@ const DESCRIPTORS: usize = 1024;
 const PIPE: usize = 64 << 10;
 /// Processes that fill pipes: more than any machine here has memory for.
 const CHAIN: usize = 200;
+/// Of processes that make the calls as well.
+const MOST_HELPERS: usize = 16;
 /// Left of a process's descriptors for what it tries at the edge.
 const SPARE: usize = 16;
 
@@ -37,6 +41,7 @@ struct Counts {
     refused: &'static AtomicU64,
     killed: &'static AtomicU64,
     reached: &'static AtomicU64,
+    over: &'static AtomicU64,
 }
 
 impl Counts {
@@ -68,8 +73,11 @@ impl Counts {
 
 fn main(args: Args) {
     let words = args.words();
-    let [steps] = *words else { args.usage() };
-    let steps: usize = args.number(steps);
+    let (steps, helpers) = match *words {
+        [steps] => (args.number(steps), 0),
+        [steps, helpers] => (args.number(steps), args.number(helpers)),
+        _ => args.usage(),
+    };
     let shared = Pages::map_shared(1).or_fail("mapping the counters");
     let counter = |word| shared.atomic(0, word);
     let counts = Counts {
@@ -79,6 +87,7 @@ fn main(args: Args) {
         refused: counter(3),
         killed: counter(4),
         reached: counter(5),
+        over: counter(6),
     };
     attempt_all(&args, &counts);
     check!(
@@ -94,8 +103,16 @@ fn main(args: Args) {
             fill(&args, &counts, steps, CHAIN)
         })
         .or_fail("forking");
+        let mut helping = [None; MOST_HELPERS];
+        for helper in &mut helping[..helpers] {
+            *helper = Some(process::fork_child(|| help(&args, &counts)).or_fail("forking"));
+        }
         file::write_all(start.writer, b"!").or_fail("starting");
         counts.ended(child);
+        counts.over.store(1, Ordering::Relaxed);
+        for helper in helping.into_iter().flatten() {
+            counts.ended(helper);
+        }
         check!(
             counts.reached.load(Ordering::Relaxed) > 0,
             "the edge was never reached"
@@ -111,6 +128,18 @@ fn main(args: Args) {
         value(counts.refused),
         value(counts.killed)
     );
+}
+
+/// Waits for the edge, and makes all calls there until it is over.
+fn help(args: &Args, counts: &Counts) -> i32 {
+    while counts.over.load(Ordering::Relaxed) == 0 {
+        if counts.reached.load(Ordering::Relaxed) == 0 {
+            process::sched_yield();
+        } else {
+            attempt_all(args, counts);
+        }
+    }
+    0
 }
 
 /// Fills pipes until there is no more memory, or no more descriptors: then a child goes on.
@@ -171,8 +200,9 @@ fn fill(args: &Args, counts: &Counts, steps: usize, more: usize) -> i32 {
         if let Some(child) = child {
             counts.ended(child);
         }
-        // A child that could not even begin, or died of want before the edge, gets a little more.
-        match pipes.iter_mut().find_map(Option::take) {
+        // A child that could not even begin, or died of want before the edge, gets a little more:
+        // what was filled last, since the kernel's heap shrinks from its end.
+        match pipes.iter_mut().rev().find_map(Option::take) {
             Some(pipe) => close(pipe),
             None => break,
         }
