@@ -234,24 +234,28 @@ impl Keys {
                 None => continue,
                 Some(0) => return Typed::End,
                 Some(count) => {
-                    self.take(&buffer[..count]);
+                    if self.take(&buffer[..count]) {
+                        interrupt::request();
+                    }
                     return Typed::Bytes(&self.kept);
                 }
             }
         }
     }
 
-    /// Keeps what is the program's.
-    fn take(&mut self, bytes: &[u8]) {
+    /// Keeps what is the program's. Whether the user wants to leave.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let mut leave = false;
         self.kept.clear();
         for &byte in bytes {
             match (std::mem::take(&mut self.escaped), byte) {
                 (false, ESCAPE) => self.escaped = true,
-                (true, LEAVE) => interrupt::request(),
+                (true, LEAVE) => leave = true,
                 (true, ESCAPE) | (false, _) => self.kept.push(byte),
                 (true, _) => self.kept.extend([ESCAPE, byte]),
             }
         }
+        leave
     }
 }
 
@@ -278,17 +282,15 @@ mod tests {
             kept: Vec::new(),
         };
         let mut all = |pieces: &[&[u8]]| {
-            let mut kept = Vec::new();
+            let (mut kept, mut leave) = (Vec::new(), false);
             for piece in pieces {
-                keys.take(piece);
+                leave |= keys.take(piece);
                 kept.extend_from_slice(&keys.kept);
             }
-            kept
+            (kept, leave)
         };
-        assert_eq!(all(&[b"a\x1d", b"\x1db"]), b"a\x1db");
-        assert_eq!(all(&[b"\x1dx\x03"]), b"\x1dx\x03");
-        assert!(!interrupt::requested());
-        assert_eq!(all(&[b"\x1d", b"q"]), b"");
-        assert!(interrupt::requested());
+        assert_eq!(all(&[b"a\x1d", b"\x1db"]), (b"a\x1db".to_vec(), false));
+        assert_eq!(all(&[b"\x1dx\x03"]), (b"\x1dx\x03".to_vec(), false));
+        assert_eq!(all(&[b"\x1d", b"q"]), (Vec::new(), true));
     }
 }

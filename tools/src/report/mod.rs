@@ -5,6 +5,7 @@
 
 pub mod args;
 mod costs;
+mod decay;
 pub mod diff;
 mod dump;
 mod explain;
@@ -52,9 +53,12 @@ pub struct Options {
 /// # Errors
 /// When reading or writing fails, or the input is [`Incompatible`].
 pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let mut observers = (story::Story::default(), lines::Lines::default());
+    let mut observers = (
+        (story::Story::default(), lines::Lines::default()),
+        decay::Decay::default(),
+    );
     let state = stream::read(input, &mut observers)?;
-    let (story, lines) = observers;
+    let ((story, lines), decay) = observers;
     let mut symbols = Symbols::new(options.symbols.clone());
     let (lines, _) = lines.finish(&state.machine, &mut symbols);
     let evidence = options
@@ -63,7 +67,7 @@ pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> a
     let steps = evidence
         .as_ref()
         .map(|evidence| (story_text::steps(evidence, &state), evidence));
-    let report = summary::report(&state, steps, lines, &mut symbols, options.top);
+    let report = summary::report(&state, steps, lines, &decay, &mut symbols, options.top);
     match options.format {
         ReportFormat::Text => {
             out.write_all(summary_text::render(&report, options.top).as_bytes())?

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use wire::event::Outcome;
 
+use super::decay::{Decay, Point};
 use super::lines::Line;
 use super::place::{Place, program_name};
 use super::story::Evidence;
@@ -215,6 +216,11 @@ pub struct ForkReport {
     pub debt_cycles: u64,
     /// How the child gave its share back: exec or exit.
     pub child_gone_by: Option<&'static str>,
+    /// Pages that the two still shared, from the fork until the child gave its share back or the
+    /// trace ended: seconds after the fork, and pages.
+    pub still_shared: Vec<(f64, u32)>,
+    #[serde(skip)]
+    pub(super) sharing: Vec<Point>,
 }
 
 /// First writes to shared pages.
@@ -265,6 +271,8 @@ impl ForkReport {
                 Parting::Exec(_) => "exec",
                 Parting::Exit(_) => "exit",
             }),
+            still_shared: Vec::new(),
+            sharing: Vec::new(),
         }
     }
 }
@@ -274,6 +282,7 @@ pub fn report(
     state: &State,
     story: Option<(Vec<Step>, &Evidence)>,
     lines: Vec<Line>,
+    decay: &Decay,
     symbols: &mut Symbols,
     top: usize,
 ) -> Report {
@@ -298,7 +307,15 @@ pub fn report(
     let forks = forks.into_iter().take(top).map(|fork| {
         let mut place = Place::of_fork(fork);
         place.resolve(machine, symbols);
-        ForkReport::new(fork, seconds(fork.time), place)
+        let sharing = decay.of(fork, end);
+        let points = sharing.iter();
+        ForkReport {
+            still_shared: points
+                .map(|(time, pages)| (*time as f64 / hz as f64, *pages))
+                .collect(),
+            sharing,
+            ..ForkReport::new(fork, seconds(fork.time), place)
+        }
     });
     let forks = forks.collect();
     let mut notes = Vec::new();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use wire::event::{KIND_NAMES, Outcome};
 
+use super::decay::sparkline;
 use super::story_text;
 use super::summary::{ActivityReport, ForkReport, Report};
 use super::text::{
@@ -234,6 +235,7 @@ fn forks(text: &mut String, report: &Report) {
         "reused",
         "debt",
         "child left",
+        "still shared",
         "at",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
@@ -244,7 +246,7 @@ fn forks(text: &mut String, report: &Report) {
         text,
         "\n{HEAD}Forks, by what they cost then and later{HEAD:#} (copies by whom)"
     );
-    text.push_str(&table(&rows, &[1, 2, 10, 11], ""));
+    text.push_str(&table(&rows, &[1, 2, 10, 11, 12], ""));
     let hidden = report.fork_count as usize - report.forks.len();
     if hidden > 0 {
         let _ = writeln!(
@@ -272,6 +274,8 @@ fn fork_row(fork: &ForkReport) -> Vec<String> {
         count(reused),
         count(fork.debt_cycles),
         fork.child_gone_by.unwrap_or("-").to_owned(),
+        sparkline(&fork.sharing)
+            .map_or_else(String::new, |(line, left)| format!("{line} {left} %")),
         fork.place
             .source
             .as_ref()
