@@ -11,7 +11,6 @@ use super::watch::{Events, Watchers};
 use super::{ANONYMOUS_DEVICE, File, Object};
 use crate::arch::heap;
 use crate::syscall::errno::Errno;
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
 
@@ -43,10 +42,8 @@ impl dyn Special {
 
 /// An object for a file.
 pub fn object(special: impl Special) -> Result<Object, Errno> {
-    if !heap::reserve(size_of_val(&special) + 64) {
-        return Err(Errno::ENOMEM);
-    }
-    Ok(Object::Special(Box::new(special)))
+    let special = heap::try_box(special).ok_or(Errno::ENOMEM)?;
+    Ok(Object::Special(special))
 }
 
 /// A file of an object without a name; `kind` is what /proc shows, such as `[eventfd]`.
