@@ -578,3 +578,39 @@ fn a_dump_has_everything() {
         assert!(found, "{line:?} is not in:\n{text}");
     }
 }
+
+#[test]
+fn what_cost_most_comes_with_what_would_have_saved_it() {
+    let value = json(&whole_story().end());
+    let advice = value["advice"].as_array().expect("findings");
+    let kinds: Vec<&str> = advice.iter().filter_map(|a| a["kind"].as_str()).collect();
+    assert_eq!(kinds, ["fork-then-exec", "classic-fork", "copies"]);
+    // 5,400 for the fork and 4 x 1,000 for the first writes after it, but for the 500 of a vfork.
+    assert_eq!(advice[0]["cycles"], 8_900);
+    assert_eq!(advice[1]["cycles"], 5_400);
+    let text = report(&whole_story().end()).0;
+    assert!(
+        text.contains("one fork shared 4 pages with who only called execve: 5,400 cycles"),
+        "{text}"
+    );
+    assert!(text.contains("posix_spawn or vfork: 500 cycles each in this trace"));
+}
+
+#[test]
+fn the_sharing_of_a_fork_decays_to_what_its_child_leaves() {
+    let value = json(&whole_story().end());
+    let forks = value["forks"].as_array().expect("forks");
+    let first = forks
+        .iter()
+        .find(|fork| fork["child"] == 2)
+        .expect("the first fork");
+    let pages = |point: &serde_json::Value| point[1].as_u64().expect("pages");
+    let points = first["still_shared"].as_array().expect("a curve");
+    let pages: Vec<u64> = points.iter().map(pages).collect();
+    assert_eq!(pages, [4, 3, 2, 2]);
+    let times: Vec<f64> = points
+        .iter()
+        .filter_map(|point| point[0].as_f64())
+        .collect();
+    assert!(times.is_sorted() && times[0] == 0.0, "{times:?}");
+}

@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. For exit codes see
 //! [`crate::exit`]: a finding is that the kernel's counts and its events differ.
 
+mod advice;
 pub mod args;
 mod costs;
 mod decay;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use wire::event::Outcome;
 
+use super::advice::{Advice, advice};
 use super::decay::{Decay, Point};
 use super::lines::Line;
 use super::place::{Place, program_name};
@@ -52,6 +53,8 @@ pub struct Report {
     pub forks: Vec<ForkReport>,
     /// Forks in the trace.
     pub fork_count: u32,
+    /// What cost most, and what would have saved it.
+    pub advice: Vec<Advice>,
     /// Lines that break sharing, the most expensive first.
     pub lines: Vec<Line>,
     /// Comparisons with the kernel, by subject.
@@ -358,6 +361,7 @@ pub fn report(
         other_processes: (*others > 0).then(|| (*others, ActivityReport::new(activity))),
         forks,
         fork_count: machine.forks.count(),
+        advice: advice(machine, &lines, symbols),
         lines: lines.into_iter().take(top).collect(),
         checks: Subject::ALL
             .map(|subject| (subject, machine.checks.tally(subject)))

@@ -23,6 +23,7 @@ pub fn render(report: &Report, top: usize) -> String {
         text.push_str(&story_text::render(steps));
     }
     missing_calls(&mut text, report);
+    advice(&mut text, report);
     processes(&mut text, report, top);
     forks(&mut text, report);
     lines(&mut text, report);
@@ -143,6 +144,24 @@ fn missing_calls(text: &mut String, report: &Report) {
     }
 }
 
+fn advice(text: &mut String, report: &Report) {
+    if report.advice.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{HEAD}Findings, by cost{HEAD:#}");
+    for (number, advice) in report.advice.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "{}. {}\n   {}\n   {} {}",
+            number + 1,
+            advice.place.text(),
+            advice.what,
+            styled(DIM, "instead:"),
+            advice.instead
+        );
+    }
+}
+
 const ZERO: [Outcome; 4] = [
     Outcome::ZeroFill,
     Outcome::ZeroPage,
@@ -230,12 +249,11 @@ fn forks(text: &mut String, report: &Report) {
         "shared",
         "tables",
         "cycles",
-        "by child",
-        "by parent",
+        "child",
+        "parent",
         "reused",
         "debt",
-        "child left",
-        "still shared",
+        "still shared, until",
         "at",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
@@ -246,7 +264,7 @@ fn forks(text: &mut String, report: &Report) {
         text,
         "\n{HEAD}Forks, by what they cost then and later{HEAD:#} (copies by whom)"
     );
-    text.push_str(&table(&rows, &[1, 2, 10, 11, 12], ""));
+    text.push_str(&table(&rows, &[1, 2, 10, 11], ""));
     let hidden = report.fork_count as usize - report.forks.len();
     if hidden > 0 {
         let _ = writeln!(
@@ -273,14 +291,23 @@ fn fork_row(fork: &ForkReport) -> Vec<String> {
         count(fork.by_parent.copies.count + fork.by_parent_after.copies.count),
         count(reused),
         count(fork.debt_cycles),
-        fork.child_gone_by.unwrap_or("-").to_owned(),
-        sparkline(&fork.sharing)
-            .map_or_else(String::new, |(line, left)| format!("{line} {left} %")),
+        sharing(fork),
         fork.place
             .source
             .as_ref()
             .map_or_else(|| fork.place.text(), |source| source.short()),
     ]
+}
+
+/// How sharing went away until the child left, and how it did.
+fn sharing(fork: &ForkReport) -> String {
+    let curve = sparkline(&fork.sharing);
+    let curve = curve.map(|(line, left)| format!("{line} {left}%"));
+    [curve.as_deref(), fork.child_gone_by]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn lines(text: &mut String, report: &Report) {
