@@ -3,7 +3,7 @@
 
 use crate::USER_END;
 use crate::descriptor::Leaf;
-use crate::fault::{Handled, Request, permits};
+use crate::fault::{Handled, permits};
 use crate::frame::{Frame, PAGE_BYTES, PAGE_SIZE};
 use crate::mapping::Access;
 use crate::memory::Memory;
@@ -82,7 +82,7 @@ impl AddressSpace {
         {
             return Ok(leaf.frame());
         }
-        let handled = self.fault(mem, Request { addr, access });
+        let handled = self.fault_again(mem, addr, access);
         match Leaf::from_bits(handled.new) {
             Some(leaf) if handled.succeeded() && permits(leaf, access) => Ok(leaf.frame()),
             _ => Err(handled),

@@ -58,7 +58,7 @@ impl Slot {
         mmu.read_descriptor(self.table, self.index)
     }
 
-    #[inline]
+    #[inline(always)]
     #[cfg_attr(feature = "mutate", track_caller)]
     fn write<M: Mmu>(self, mmu: &M, value: u64) {
         leave_out!("STR", when tightens(self.read(mmu), value));
@@ -311,11 +311,7 @@ impl<'a> Flush<'a> {
             if self.all || self.high - self.low > BY_PAGE_MAX * PAGE_SIZE {
                 mmu.tlbi(Tlbi::Aside1Is { asid });
             } else {
-                let mut va = self.low;
-                while va < self.high {
-                    mmu.tlbi(Tlbi::Vale1Is { va, asid });
-                    va += PAGE_SIZE;
-                }
+                mmu.tlbi_leaves(self.low, self.high, asid);
             }
             mmu.barrier(Barrier::DsbIsh);
         }

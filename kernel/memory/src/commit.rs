@@ -176,15 +176,34 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(mappings: &Mappings, start: u64, end: u64, span: u64) -> Blocks {
-        let left = mappings.charged_in(block(start, span).0, start);
-        let right = mappings.charged_in(end, block_end(end - 1, span));
+    /// `first`: the first mapping that ends above `start`.
+    fn new(mappings: &Mappings, first: usize, start: u64, end: u64, span: u64) -> Blocks {
+        let (below, above) = mappings.as_slice().split_at(first);
+        let (low, high) = (block(start, span).0, block_end(end - 1, span));
+        let across = above.first().is_some_and(|m| m.start < start && m.charged);
+        let left = low < start
+            && (across
+                || below
+                    .iter()
+                    .rev()
+                    .take_while(|mapping| mapping.end > low)
+                    .any(|mapping| mapping.charged));
+        let right = end < high
+            && above
+                .iter()
+                .take_while(|mapping| mapping.start < high)
+                .any(|mapping| mapping.end > end && mapping.charged);
         Blocks {
             span,
             next: start / span + u64::from(left),
             limit: (end - 1) / span + u64::from(!right),
             count: 0,
         }
+    }
+
+    /// All blocks of the range, if all of it is charged.
+    fn all(&self) -> u64 {
+        self.limit.saturating_sub(self.next)
     }
 
     fn add(&mut self, start: u64, end: u64) {
@@ -215,6 +234,7 @@ impl Mappings {
 
     fn charge_of<'a>(
         &self,
+        first: usize,
         start: u64,
         end: u64,
         pieces: impl Iterator<Item = &'a Mapping>,
@@ -227,7 +247,7 @@ impl Mappings {
                 pages += (to - from) / PAGE_SIZE;
             }
             let blocks = blocks.get_or_insert_with(|| {
-                [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, start, end, span))
+                [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, first, start, end, span))
             });
             blocks.iter_mut().for_each(|blocks| blocks.add(from, to));
         }
@@ -237,24 +257,44 @@ impl Mappings {
 
     /// What a range is charged for.
     pub fn charge(&self, start: u64, end: u64) -> Charge {
+        let first = self.after(start);
         let charged = |mapping: &&Mapping| mapping.charged;
-        self.charge_of(start, end, self.overlapping(start, end).filter(charged))
+        self.charge_of(first, start, end, self.from(first, end).filter(charged))
     }
 
     /// What it will be charged for with a mapping in place of all that is there.
     pub fn charge_with(&self, mapping: &Mapping) -> Charge {
-        let pieces = mapping.charged.then_some(mapping);
-        self.charge_of(mapping.start, mapping.end, pieces.into_iter())
+        if !mapping.charged {
+            return Charge::default();
+        }
+        let (start, end) = (mapping.start, mapping.end);
+        let first = self.after(start);
+        let blocks = [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, first, start, end, span));
+        Charge {
+            pages: if mapping.shared {
+                0
+            } else {
+                mapping.len() / PAGE_SIZE
+            },
+            tables: blocks.iter().map(Blocks::all).sum(),
+        }
     }
 
-    /// What it will be charged for with other permissions.
-    pub fn charge_protected(&self, start: u64, end: u64, prot: Prot) -> Charge {
-        let charged = |mapping: &&Mapping| mapping.charged || prot.contains(Prot::WRITE);
-        self.charge_of(start, end, self.overlapping(start, end).filter(charged))
+    /// What it is charged for, and will be with other permissions.
+    pub fn charge_protected(&self, start: u64, end: u64, prot: Prot) -> (Charge, Charge) {
+        let first = self.after(start);
+        let writable = prot.contains(Prot::WRITE);
+        if !writable || self.from(first, end).all(|mapping| mapping.charged) {
+            // Nothing changes, whatever it is.
+            return (Charge::default(), Charge::default());
+        }
+        let new = self.charge_of(first, start, end, self.from(first, end));
+        (self.charge(start, end), new)
     }
 
-    fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = &Mapping> {
-        self.as_slice()[self.after(start)..]
+    /// The mappings from one on that begin below an address.
+    pub fn from(&self, first: usize, end: u64) -> impl Iterator<Item = &Mapping> {
+        self.as_slice()[first..]
             .iter()
             .take_while(move |mapping| mapping.start < end)
     }
@@ -313,11 +353,15 @@ impl AddressSpace {
         let Some(l2) = Table::from_bits(Slot::new(self.root, 1, va).read(&mem.mmu)) else {
             return 0;
         };
-        let charged = self.mappings.table_charged(va, L2_SPAN);
+        let here = self
+            .mappings
+            .find(va)
+            .is_some_and(|mapping| mapping.charged);
+        let charged = here || self.mappings.table_charged(va, L2_SPAN);
         let mut kept = u64::from(mem.frames.mark(l2.frame(), charged));
         match Table::from_bits(Slot::new(l2.frame(), 2, va).read(&mem.mmu)) {
             Some(l3) if !l3.is_shared() => {
-                let charged = self.mappings.table_charged(va, L3_SPAN);
+                let charged = here || self.mappings.table_charged(va, L3_SPAN);
                 kept += u64::from(mem.frames.mark(l3.frame(), charged));
             }
             _ => {}

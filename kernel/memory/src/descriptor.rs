@@ -4,6 +4,7 @@
 //! both writable and COW: [`Leaf`] has no way to say so.
 
 use crate::frame::Frame;
+use crate::mapping::Prot;
 
 /// Descriptor bits. 55 to 58 are ignored by hardware and are ours.
 pub mod bits {
@@ -36,6 +37,8 @@ pub mod bits {
     pub const SHARED: u64 = 1 << 57;
     /// Leaf: the zero page; not counted.
     pub const SPECIAL: u64 = 1 << 58;
+    /// Leaf: the three that say what its frame is.
+    pub const CONTENT: u64 = ANON | SHARED | SPECIAL;
     /// Table: shared between address spaces.
     pub const TABLE_SHARED: u64 = 1 << 55;
     /// Table: APTable\[1\], nothing below may be written.
@@ -46,17 +49,20 @@ pub mod bits {
 
 use bits::*;
 
-/// What a leaf's frame is.
+const CONTENT_SHIFT: u32 = CONTENT.trailing_zeros();
+
+/// What a leaf's frame is: by the bits that say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Content {
-    /// Private memory of this address space, or of it and its relatives.
-    Anon,
     /// A page of a cache, mapped privately.
-    File,
+    File = 0,
+    /// Private memory of this address space, or of it and its relatives.
+    Anon = (ANON >> CONTENT_SHIFT) as u8,
     /// A page of a cache, mapped MAP_SHARED.
-    Shared,
+    Shared = (SHARED >> CONTENT_SHIFT) as u8,
     /// The zero page.
-    Zero,
+    Zero = (SPECIAL >> CONTENT_SHIFT) as u8,
 }
 
 /// What EL0 may do through a leaf.
@@ -93,13 +99,7 @@ impl Leaf {
             | PXN
             | UXN
             | READ_ONLY;
-        let content = match content {
-            Content::Anon => ANON,
-            Content::File => 0,
-            Content::Shared => SHARED,
-            Content::Zero => SPECIAL,
-        };
-        Leaf(base | content | frame.addr()).with(rights)
+        Leaf(base | (content as u64) << CONTENT_SHIFT | frame.addr()).with(rights)
     }
 
     /// The same frame with other rights.
@@ -162,6 +162,19 @@ impl Leaf {
         self.0 & (UXN | EL0) == EL0
     }
 
+    /// EL0 may read, and what else it may do is permitted.
+    #[inline]
+    pub(crate) const fn within(self, prot: Prot) -> bool {
+        let write = if prot.contains(Prot::WRITE) {
+            0
+        } else {
+            READ_ONLY
+        };
+        let exec = if prot.contains(Prot::EXEC) { 0 } else { UXN };
+        let wanted = EL0 | write | exec;
+        self.0 & wanted == wanted
+    }
+
     /// A write would have to copy.
     #[inline]
     pub const fn cow(self) -> bool {
@@ -180,6 +193,12 @@ impl Leaf {
         } else {
             Content::File
         }
+    }
+
+    /// What the frame is, as a number below 8.
+    #[inline]
+    pub(crate) const fn content_bits(self) -> usize {
+        ((self.0 & CONTENT) >> CONTENT_SHIFT) as usize
     }
 
     /// The frame's references are counted.

@@ -12,12 +12,12 @@ use crate::asid::Context;
 use crate::cache::{Held, NoPage, PageCache};
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
 use crate::commit::Charge;
-use crate::descriptor::{Content, Leaf, Rights, bits};
+use crate::descriptor::{Content, Leaf, Rights};
 use crate::frame::{Frame, Kind, PAGE_SIZE};
 use crate::mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::space::{AddressSpace, STACK_GUARD};
+use crate::space::{AddressSpace, Counts, STACK_GUARD};
 use crate::tables::{L2_SPAN, L3_SPAN, Owned, Reserve, Walk, walk};
 use crate::{OutOfMemory, USER_END};
 
@@ -139,35 +139,34 @@ struct Page<'a, M: Mmu> {
     slot: Slot,
 }
 
+// Not derived: that would want M to be copied.
+impl<M: Mmu> Copy for Page<'_, M> {}
+impl<M: Mmu> Clone for Page<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
 impl AddressSpace {
     /// Handles a fault of this address space. On return the access can be retried, unless the
     /// outcome is `Denied` or `OutOfMemory`.
-    pub fn fault<M: Mmu>(&mut self, mem: &Memory<M>, request: Request) -> Handled {
-        let va = request.addr & !(PAGE_SIZE - 1);
-        let Some(index) = self.mappings.find(va) else {
-            return self.grow_stack(mem, va, request.access);
-        };
-        self.fault_in(mem, index, va, request.access)
-    }
-
-    /// Inlined into `fault`, whose common cases are then one function without calls; the rare ones
-    /// come back through `fault_again`.
+    ///
+    /// Inlined into the exception handler, whose common cases are then one function without calls;
+    /// the rare ones come back through `fault_again`.
     #[inline(always)]
-    fn fault_in<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        index: usize,
-        va: u64,
-        access: Access,
-    ) -> Handled {
-        let mapping = self.mappings.get(index);
+    pub fn fault<M: Mmu>(&mut self, mem: &Memory<M>, request: Request) -> Handled {
+        let Request { addr, access } = request;
+        let va = addr & !(PAGE_SIZE - 1);
+        let Some(mapping) = self.mappings.find(va) else {
+            return self.grow_stack(mem, va, access);
+        };
         if !mapping.prot.allows(access) {
             return Handled::denied(Denial::Forbidden, self.leaf(mem, va));
         }
         let slot = match walk(&mem.mmu, self.root, va) {
             Walk::Page(slot) => slot,
-            Walk::Shared(_) => return self.fault_below_shared(mem, index, va, access),
-            Walk::NoTable(slot) => return self.fault_without_table(mem, slot, index, va, access),
+            Walk::Shared(_) => return self.fault_below_shared(mem, va, access),
+            Walk::NoTable(slot) => return self.fault_without_table(mem, slot, va, access),
         };
         let page = Page {
             mem,
@@ -177,46 +176,55 @@ impl AddressSpace {
             prot: mapping.prot,
             slot,
         };
-        let handled = match Leaf::from_bits(slot.read(&mem.mmu)) {
-            Some(leaf) => match access {
-                Access::Write => page.write(leaf),
+        match (Leaf::from_bits(slot.read(&mem.mmu)), &mapping.backing) {
+            (Some(leaf), _) if access == Access::Write => page.write(leaf, &mut self.resident),
+            (None, Backing::Anonymous) => page.fill_anonymous(&mut self.resident),
+            _ => self.fault_rarely(mem, slot.table, request),
+        }
+    }
+
+    /// All cases where the table is there, and this address space's own. What is passed by
+    /// reference has to be in memory: here that costs the common ones nothing.
+    #[inline(never)]
+    fn fault_rarely<M: Mmu>(&mut self, mem: &Memory<M>, table: Frame, request: Request) -> Handled {
+        let Request { addr, access } = request;
+        let va = addr & !(PAGE_SIZE - 1);
+        let Some(mapping) = self.mappings.find(va) else {
+            return Handled::denied(Denial::Unmapped, 0);
+        };
+        let page = Page {
+            mem,
+            context: self.context,
+            va,
+            access,
+            prot: mapping.prot,
+            slot: Slot::new(table, 3, va),
+        };
+        let resident = &mut self.resident;
+        match (Leaf::from_bits(page.slot.read(&mem.mmu)), &mapping.backing) {
+            (Some(leaf), _) => match access {
+                Access::Write => page.write(leaf, resident),
                 Access::Exec => page.exec(leaf),
                 // A leaf without any rights is of a PROT_NONE mapping, which has denied the access.
                 Access::Read => page.spurious(leaf),
             },
-            None => match &mapping.backing {
-                Backing::Anonymous => page.fill_anonymous(),
-                Backing::File { cache, offset } => {
-                    let at = offset + (va - mapping.start);
-                    if at >= cache.len() {
-                        return Handled::denied(Denial::PastEnd, 0);
-                    }
-                    match cache.frame(mem, at / PAGE_SIZE) {
-                        Ok(held) => page.fill_file(held, mapping.shared),
-                        // Its own frame is charged to it, the cache's to nobody.
-                        Err(_) if access == Access::Write && !mapping.shared => {
-                            page.fill_uncached(cache, at / PAGE_SIZE)
-                        }
-                        Err(NoPage::OutOfMemory) => Handled::out_of_memory(0),
-                        // As on Linux, a store that the file system has no room for is a bus error.
-                        Err(NoPage::Full) => Handled::denied(Denial::PastEnd, 0),
-                    }
-                }
-            },
-        };
-        self.count(handled.old, handled.new);
-        handled
+            (None, Backing::Anonymous) => page.fill_anonymous(resident),
+            (None, Backing::File { cache, offset }) => {
+                let at = offset + (va - mapping.start);
+                page.fill_from(cache, at, mapping.shared, resident)
+            }
+        }
     }
 
+    /// `fault`, where it need not be fast.
     #[cold]
-    fn fault_again<M: Mmu>(
+    pub(crate) fn fault_again<M: Mmu>(
         &mut self,
         mem: &Memory<M>,
-        index: usize,
-        va: u64,
+        addr: u64,
         access: Access,
     ) -> Handled {
-        self.fault_in(mem, index, va, access)
+        self.fault(mem, Request { addr, access })
     }
 
     /// A fault where level 2 or 3 tables are missing: first the tables, then the leaf.
@@ -225,7 +233,6 @@ impl AddressSpace {
         &mut self,
         mem: &Memory<M>,
         slot: Slot,
-        index: usize,
         va: u64,
         access: Access,
     ) -> Handled {
@@ -234,14 +241,11 @@ impl AddressSpace {
             return Handled::out_of_memory(0);
         };
         // What would fail below must not leave empty tables behind.
-        let past_end = match &self.mappings.get(index).backing {
-            Backing::File { cache, offset } => {
-                let at = offset + (va - self.mappings.get(index).start);
-                at >= cache.len()
-            }
-            Backing::Anonymous => false,
-        };
-        if past_end || (access == Access::Write && mem.frames.free_count() == 0) {
+        let past_end = self.mappings.find(va).is_some_and(|mapping| {
+            matches!(&mapping.backing, Backing::File { cache, offset }
+                if offset + (va - mapping.start) >= cache.len())
+        });
+        if past_end || (access == Access::Write && !mem.frames.any_free(mem.mmu.cpu())) {
             reserve.cancel(mem);
             return match past_end {
                 true => Handled::denied(Denial::PastEnd, 0),
@@ -249,18 +253,12 @@ impl AddressSpace {
             };
         }
         reserve.install(&mem.mmu, va);
-        self.fault_again(mem, index, va, access)
+        self.fault_again(mem, va, access)
     }
 
     /// A fault below a shared table: first the table, then the leaf.
     #[cold]
-    fn fault_below_shared<M: Mmu>(
-        &mut self,
-        mem: &Memory<M>,
-        index: usize,
-        va: u64,
-        access: Access,
-    ) -> Handled {
+    fn fault_below_shared<M: Mmu>(&mut self, mem: &Memory<M>, va: u64, access: Access) -> Handled {
         let before = self.leaf(mem, va);
         // Before a copy of the table counts as well.
         let refs_before = Leaf::from_bits(before).map_or(0, |leaf| refs(mem, leaf));
@@ -282,7 +280,7 @@ impl AddressSpace {
             let refs = refs(mem, leaf);
             return Handled::new(outcome, before, leaf.bits(), refs_before, refs);
         }
-        let handled = self.fault_again(mem, index, va, access);
+        let handled = self.fault_again(mem, va, access);
         if handled.succeeded() {
             Handled {
                 outcome,
@@ -295,20 +293,6 @@ impl AddressSpace {
             let copied = outcome == Outcome::TableUnshare;
             mem.mmu.table_owned(self.serial, va, copied);
             handled
-        }
-    }
-
-    /// Keeps [`Resident`](crate::Resident) in step with a leaf that changed.
-    #[inline]
-    fn count(&mut self, old: u64, new: u64) {
-        if (old ^ new) & (bits::VALID | bits::ANON | bits::SHARED | bits::SPECIAL) == 0 {
-            return;
-        }
-        if let Some(leaf) = Leaf::from_bits(old) {
-            self.resident.remove(leaf.content());
-        }
-        if let Some(leaf) = Leaf::from_bits(new) {
-            self.resident.add(leaf.content());
         }
     }
 
@@ -348,7 +332,7 @@ impl AddressSpace {
         }
         self.mappings.set_start(index, va);
         self.settle(mem, (va, start), old, new);
-        let handled = self.fault_again(mem, index, va, access);
+        let handled = self.fault_again(mem, va, access);
         if handled.outcome == Outcome::OutOfMemory {
             self.mappings.set_start(index, start);
             self.release_unused_tables(mem, va);
@@ -390,28 +374,53 @@ fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, context: &Context, leaf: Leaf) -> 
     Handled::new(Outcome::Spurious, leaf.bits(), leaf.bits(), refs, refs)
 }
 
+/// W xor X: what gains one right and loses the other must lose it on all CPUs.
+#[cold]
+fn set_rights_everywhere<M: Mmu>(
+    mem: &Memory<M>,
+    context: &Context,
+    slot: Slot,
+    va: u64,
+    new: Leaf,
+) {
+    let mut flush = Flush::new(context);
+    flush.set_rights(&mem.mmu, slot, va, new);
+    let _ = flush.complete(&mem.mmu);
+}
+
+/// Instruction fetches must see the frame's contents: once per frame and contents.
+fn clean<M: Mmu>(mem: &Memory<M>, frame: Frame) {
+    if !mem.frames.icache_clean(frame) {
+        mem.mmu.sync_icache(frame);
+        mem.frames.set_icache_clean(frame);
+    }
+}
+
+/// By value, so that what is inlined keeps its page in registers. `resident` is kept in step.
 impl<M: Mmu> Page<'_, M> {
-    #[cold]
-    fn spurious(&self, leaf: Leaf) -> Handled {
+    #[inline(always)]
+    fn spurious(self, leaf: Leaf) -> Handled {
         spurious(self.mem, self.va, self.context, leaf)
     }
 
     /// A write to a page that is present.
     #[inline(always)]
-    fn write(&self, old: Leaf) -> Handled {
+    fn write(self, old: Leaf, resident: &mut Counts) -> Handled {
         if old.writable() {
             return self.spurious(old);
         }
-        match old.content() {
-            Content::Anon => match self.mem.frames.refs(old.frame()) {
-                1 => self.make_writable(old, Outcome::CowReuse, 1),
-                refs => self.copy(old, refs),
-            },
-            // The cache's own reference keeps such a frame shared even if no one else maps it.
-            Content::File => self.copy(old, self.mem.frames.refs(old.frame())),
+        let content = old.content();
+        let refs = match content {
+            Content::Zero => 0,
+            _ => self.mem.frames.refs(old.frame()),
+        };
+        match content {
+            Content::Anon if refs == 1 => self.make_writable(old, Outcome::CowReuse, refs),
+            // The cache's own reference keeps a frame of a file shared even if no one else maps it.
+            Content::Anon | Content::File => self.copy(old, refs, resident),
             Content::Shared => {
                 self.mem.frames.set_written(old.frame());
-                self.make_writable(old, Outcome::SharedWrite, self.mem.frames.refs(old.frame()))
+                self.make_writable(old, Outcome::SharedWrite, refs)
             }
             Content::Zero => {
                 let Some(fresh) = self.mem.take(Kind::Anon) else {
@@ -419,7 +428,7 @@ impl<M: Mmu> Page<'_, M> {
                 };
                 self.mem.mmu.zero_frame(fresh.frame());
                 let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-                self.swap(old, new);
+                self.swap(old, new, resident);
                 Handled::new(Outcome::CowZero, old.bits(), new.bits(), 0, 0)
             }
         }
@@ -427,55 +436,50 @@ impl<M: Mmu> Page<'_, M> {
 
     /// The frame is this address space's own (or everybody's): write it where it is.
     #[inline(always)]
-    fn make_writable(&self, old: Leaf, outcome: Outcome, refs: u32) -> Handled {
+    fn make_writable(self, old: Leaf, outcome: Outcome, refs: u32) -> Handled {
         self.mem.frames.clear_icache_clean(old.frame());
         let new = old.with(Rights::Write);
         if old.executable() {
-            self.set_rights_everywhere(new);
+            set_rights_everywhere(self.mem, self.context, self.slot, self.va, new);
         } else {
             relax(&self.mem.mmu, self.slot, self.va, self.context, new);
         }
         Handled::new(outcome, old.bits(), new.bits(), refs, refs)
     }
 
-    /// W xor X: what gains one right and loses the other must lose it on all CPUs.
-    #[cold]
-    fn set_rights_everywhere(&self, new: Leaf) {
-        let mut flush = Flush::new(self.context);
-        flush.set_rights(&self.mem.mmu, self.slot, self.va, new);
-        let _ = flush.complete(&self.mem.mmu);
-    }
-
     /// Somebody else maps the frame too: this address space gets a copy.
     #[inline(always)]
-    fn copy(&self, old: Leaf, refs: u32) -> Handled {
+    fn copy(self, old: Leaf, refs: u32, resident: &mut Counts) -> Handled {
         let Some(fresh) = self.mem.take(Kind::Anon) else {
             return Handled::out_of_memory(old.bits());
         };
         self.mem.mmu.copy_frame(old.frame(), fresh.frame());
         let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-        self.swap(old, new);
+        self.swap(old, new, resident);
         Handled::new(Outcome::CowCopy, old.bits(), new.bits(), refs, refs - 1)
     }
 
     /// Break-before-make, then the old frame's reference is dropped: not earlier.
     #[inline(always)]
-    fn swap(&self, old: Leaf, new: Leaf) {
+    fn swap(self, old: Leaf, new: Leaf, resident: &mut Counts) {
+        resident.remove(old);
+        resident.add(new);
         let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.context, old, new);
         self.mem.release(retired, &flushed);
     }
 
     /// An instruction fetch from a page that is present.
-    fn exec(&self, old: Leaf) -> Handled {
+    fn exec(self, old: Leaf) -> Handled {
         if old.executable() {
             return self.spurious(old);
         }
         let cow = old.content() != Content::Shared;
         if old.writable() {
             // Nobody may write while the caches are cleaned, nor afterwards.
-            self.set_rights_everywhere(old.with(Rights::Read { exec: false, cow }));
+            let new = old.with(Rights::Read { exec: false, cow });
+            set_rights_everywhere(self.mem, self.context, self.slot, self.va, new);
         }
-        self.clean(old.frame());
+        clean(self.mem, old.frame());
         let new = old.with(Rights::Read { exec: true, cow });
         relax(&self.mem.mmu, self.slot, self.va, self.context, new);
         let refs = refs(self.mem, old);
@@ -484,21 +488,38 @@ impl<M: Mmu> Page<'_, M> {
 
     /// The first access to an anonymous page.
     #[inline(always)]
-    fn fill_anonymous(&self) -> Handled {
+    fn fill_anonymous(self, resident: &mut Counts) -> Handled {
         if self.access != Access::Write {
             let new = self.readable(self.mem.zero_page(), Content::Zero);
-            return self.make(Outcome::ZeroPage, new);
+            return self.make(Outcome::ZeroPage, new, resident);
         }
         let Some(fresh) = self.mem.take(Kind::Anon) else {
             return Handled::out_of_memory(0);
         };
         self.mem.mmu.zero_frame(fresh.frame());
         let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-        self.make(Outcome::ZeroFill, new)
+        self.make(Outcome::ZeroFill, new, resident)
     }
 
-    /// The first access to a page of a file; `held` is the cache's frame.
-    fn fill_file(&self, held: Held, shared: bool) -> Handled {
+    /// The first access to a page of a file.
+    fn fill_from(self, cache: &PageCache, at: u64, shared: bool, resident: &mut Counts) -> Handled {
+        if at >= cache.len() {
+            return Handled::denied(Denial::PastEnd, 0);
+        }
+        match cache.frame(self.mem, at / PAGE_SIZE) {
+            Ok(held) => self.fill_file(held, shared, resident),
+            // Its own frame is charged to it, the cache's to nobody.
+            Err(_) if self.access == Access::Write && !shared => {
+                self.fill_uncached(cache, at / PAGE_SIZE, resident)
+            }
+            Err(NoPage::OutOfMemory) => Handled::out_of_memory(0),
+            // As on Linux, a store that the file system has no room for is a bus error.
+            Err(NoPage::Full) => Handled::denied(Denial::PastEnd, 0),
+        }
+    }
+
+    /// `held` is the cache's frame.
+    fn fill_file(self, held: Held, shared: bool, resident: &mut Counts) -> Handled {
         if self.access == Access::Write && !shared {
             let Some(fresh) = self.mem.take(Kind::Anon) else {
                 held.let_go(self.mem);
@@ -507,14 +528,14 @@ impl<M: Mmu> Page<'_, M> {
             self.mem.mmu.copy_frame(held.frame(), fresh.frame());
             held.let_go(self.mem);
             let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-            return self.make(Outcome::FileCopy, new);
+            return self.make(Outcome::FileCopy, new, resident);
         }
         let frame = held.into_frame();
         if self.access == Access::Write {
             self.mem.frames.clear_icache_clean(frame);
             self.mem.frames.set_written(frame);
             let new = Leaf::new(frame, Content::Shared, Rights::Write);
-            return self.make(Outcome::SharedWrite, new);
+            return self.make(Outcome::SharedWrite, new, resident);
         }
         let new = self.readable(
             frame,
@@ -532,42 +553,36 @@ impl<M: Mmu> Page<'_, M> {
                 Outcome::FileRead
             },
             new,
+            resident,
         )
     }
 
     /// A private page of a file whose cache found no frame for it.
     #[cold]
-    fn fill_uncached(&self, cache: &PageCache, index: u64) -> Handled {
+    fn fill_uncached(self, cache: &PageCache, index: u64, resident: &mut Counts) -> Handled {
         let Some(fresh) = self.mem.take(Kind::Anon) else {
             return Handled::out_of_memory(0);
         };
         cache.copy_page(self.mem, index, fresh.frame());
         let new = Leaf::new(fresh.into_frame(), Content::Anon, Rights::Write);
-        self.make(Outcome::FileCopy, new)
+        self.make(Outcome::FileCopy, new, resident)
     }
 
     /// A read-only leaf; executable if the mapping is, which saves code that is read first a fault.
-    #[inline]
+    #[inline(always)]
     fn readable(&self, frame: Frame, content: Content) -> Leaf {
         let exec = self.prot.contains(Prot::EXEC);
         if exec {
-            self.clean(frame);
+            clean(self.mem, frame);
         }
         let cow = content != Content::Shared;
         Leaf::new(frame, content, Rights::Read { exec, cow })
     }
 
     #[inline(always)]
-    fn make(&self, outcome: Outcome, new: Leaf) -> Handled {
+    fn make(self, outcome: Outcome, new: Leaf, resident: &mut Counts) -> Handled {
+        resident.add(new);
         make(&self.mem.mmu, self.slot, new);
         Handled::new(outcome, 0, new.bits(), 0, 0)
-    }
-
-    /// Instruction fetches must see the frame's contents: once per frame and contents.
-    fn clean(&self, frame: Frame) {
-        if !self.mem.frames.icache_clean(frame) {
-            self.mem.mmu.sync_icache(frame);
-            self.mem.frames.set_icache_clean(frame);
-        }
     }
 }

@@ -87,7 +87,7 @@ impl AddressSpace {
             flush.widen();
         }
         let flushed = flush.complete(&mem.mmu);
-        if mode == ForkMode::SharedTables {
+        if child.counts.tables_shared > 0 {
             self.share_broken(mem, &flushed);
         }
         if mode == ForkMode::Eager && result.is_ok() {
@@ -115,10 +115,17 @@ impl AddressSpace {
         flush: &mut Flush<'_>,
     ) -> Result<(), ForkError> {
         let mmu = &mem.mmu;
+        // The last block of 2 MiB, and whether its table is shared: it may serve several mappings.
+        let mut last = None;
         for mapping in self.mappings.as_slice() {
             for_chunks(mmu, self.root, mapping.start, mapping.end, |chunk| {
                 let block = chunk.start & !(L3_SPAN - 1);
-                if mode == ForkMode::SharedTables && self.worth_sharing(mem, block) {
+                let shares = match last {
+                    Some((same, shares)) if same == block => shares,
+                    _ => mode == ForkMode::SharedTables && self.worth_sharing(mem, block),
+                };
+                last = Some((block, shares));
+                if shares {
                     child.share_table(mem, self.serial, chunk, flush)
                 } else {
                     child.copy_leaves(mem, chunk, mode, flush)

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use crate::asid::Context;
 use crate::change::Flushed;
 use crate::commit::{Commit, Refusal};
-use crate::lock::{Lock, Rank};
+use crate::free::{Batch, Free};
 use crate::sync::{AtomicU8, AtomicU32};
 
 /// Bytes per page and frame.
@@ -99,8 +99,8 @@ pub struct FrameMeta {
     kind: AtomicU8,
     flags: AtomicU8,
     _spare: [u8; 2],
-    /// Of a free frame, the next one of the free list: its index plus one, 0 at the end. Of a root
-    /// table, its address space's ASID.
+    /// Of a free frame, the next one of its list: its index plus one, 0 at the end. Of a root table,
+    /// its address space's ASID.
     link: Context,
 }
 
@@ -116,14 +116,53 @@ impl FrameMeta {
         }
     }
 
+    /// What comes after it in a list of free frames: for `free` alone.
     #[inline]
-    fn link(&self) -> u32 {
-        self.link.raw().load(Ordering::Relaxed) as u32
+    pub(crate) fn link(&self) -> u64 {
+        self.link.raw().load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn set_link(&self, link: u32) {
-        self.link.raw().store(u64::from(link), Ordering::Relaxed);
+    pub(crate) fn set_link(&self, link: u64) {
+        self.link.raw().store(link, Ordering::Relaxed);
+    }
+}
+
+impl FrameMeta {
+    #[inline]
+    pub(crate) fn refs(&self) -> u32 {
+        self.refs.load(Ordering::Acquire)
+    }
+
+    /// True if it was the last one.
+    #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
+    fn drop_reference(&self) -> bool {
+        leave_out!("count -1", return false);
+        // AcqRel: what the others did with the frame happens before its next use.
+        let before = self.refs.fetch_sub(1, Ordering::AcqRel);
+        debug_assert_ne!(before, 0, "a frame is freed twice");
+        before == 1
+    }
+
+    /// A frame without references is nothing any more. Whether it served what is charged.
+    #[inline]
+    fn retire(&self) -> bool {
+        let kind = self.kind.load(Ordering::Relaxed);
+        debug_assert!(
+            !matches!(
+                Kind::from_bits(kind),
+                Kind::Free | Kind::Unused | Kind::Zero
+            ),
+            "a frame of this kind cannot be freed"
+        );
+        debug_assert_eq!(
+            self.refs.load(Ordering::Relaxed),
+            0,
+            "freed while referenced"
+        );
+        self.kind.store(Kind::Free as u8, Ordering::Relaxed);
+        self.flags.load(Ordering::Relaxed) & CHARGED != 0
     }
 }
 
@@ -156,29 +195,12 @@ impl Fresh {
     }
 }
 
-/// Ranges of RAM that have never been used are kept as ranges: adding a gigabyte is one step, not
-/// a walk over 262,144 links.
-const UNTOUCHED: usize = 8;
-
-struct Free {
-    /// Index plus one of the first frame of the list; 0: none.
-    head: u32,
-    /// Free frames, listed and untouched.
-    count: u32,
-    untouched: [Range<u32>; UNTOUCHED],
-}
-
-#[cold]
-fn untouched(free: &mut Free) -> Option<u32> {
-    free.untouched.iter_mut().find_map(|range| range.next())
-}
-
 /// All frames: metadata by frame number, and the allocator. Allocation and release are O(1).
 pub struct Frames {
     meta: &'static [FrameMeta],
     first: u32,
     total: AtomicU32,
-    free: Lock<Free>,
+    free: Free,
     pub(crate) commit: Commit,
 }
 
@@ -189,14 +211,7 @@ impl Frames {
             meta,
             first: first.0,
             total: AtomicU32::new(0),
-            free: Lock::new(
-                Rank::Frames,
-                Free {
-                    head: 0,
-                    count: 0,
-                    untouched: [const { 0..0 }; UNTOUCHED],
-                },
-            ),
+            free: Free::new(),
             commit: Commit::new(),
         }
     }
@@ -213,33 +228,25 @@ impl Frames {
             return;
         }
         let count = end - start;
-        let mut free = self.free.lock();
-        free.count += count;
         self.total.fetch_add(count, Ordering::Relaxed);
+        self.free.add(self.meta, start..end);
         self.commit.give(u64::from(count));
-        if let Some(slot) = free
-            .untouched
-            .iter_mut()
-            .find(|slot| slot.start >= slot.end)
-        {
-            *slot = start..end;
-            return;
-        }
-        for index in (start..end).rev() {
-            self.push(&mut free, index);
-        }
     }
 
-    fn push(&self, free: &mut Free, index: u32) {
-        let meta = &self.meta[index as usize];
-        meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
-        meta.set_link(free.head);
-        free.head = index + 1;
+    /// Says how many CPUs there are, before any frame is allocated.
+    pub(crate) fn share_among(&mut self, cpus: usize) {
+        let total = self.total.load(Ordering::Relaxed);
+        self.free.share_among(cpus, total);
     }
 
     /// Frames that can be allocated now.
     pub fn free_count(&self) -> u64 {
-        u64::from(self.free.lock().count)
+        u64::from(self.free.count())
+    }
+
+    /// Whether one can be allocated now.
+    pub(crate) fn any_free(&self, cpu: usize) -> bool {
+        self.free.any(cpu)
     }
 
     /// Frames ever given to the allocator.
@@ -248,8 +255,15 @@ impl Frames {
     }
 
     #[inline]
-    fn meta(&self, frame: Frame) -> &FrameMeta {
-        &self.meta[frame.0.wrapping_sub(self.first) as usize]
+    pub(crate) fn meta(&self, frame: Frame) -> &'static FrameMeta {
+        self.entry(frame).1
+    }
+
+    /// A frame's index, and its metadata.
+    #[inline]
+    fn entry(&self, frame: Frame) -> (u32, &'static FrameMeta) {
+        let index = frame.0.wrapping_sub(self.first);
+        (index, &self.meta[index as usize])
     }
 
     /// Where the ASID of a root table's address space is.
@@ -269,29 +283,20 @@ impl Frames {
     /// References to a frame. Acquire: whoever reads 1 here sees all that the former owners did.
     #[inline]
     pub fn refs(&self, frame: Frame) -> u32 {
-        self.meta(frame).refs.load(Ordering::Acquire)
+        self.meta(frame).refs()
     }
 
-    #[inline]
-    pub(crate) fn allocate(&self, kind: Kind) -> Option<Fresh> {
-        let mut free = self.free.lock();
-        let index = if free.head != 0 {
-            let index = free.head - 1;
-            free.head = self.meta[index as usize].link();
-            index
-        } else {
-            untouched(&mut free)?
-        };
-        free.count -= 1;
-        drop(free);
-        let meta = &self.meta[index as usize];
+    /// Takes a free frame, on a CPU; `charged`: it serves what is charged.
+    #[inline(always)]
+    pub(crate) fn allocate(&self, cpu: usize, kind: Kind, charged: bool) -> Option<Fresh> {
+        let (index, meta) = self.free.take(self.meta, cpu)?;
         debug_assert_eq!(
             meta.refs.load(Ordering::Relaxed),
             0,
             "a free frame is referenced"
         );
         meta.kind.store(kind as u8, Ordering::Relaxed);
-        let flags = if kind == Kind::Anon { CHARGED } else { 0 };
+        let flags = if charged { CHARGED } else { 0 };
         meta.flags.store(flags, Ordering::Relaxed);
         meta.refs.store(1, Ordering::Relaxed);
         Some(Fresh(Frame(self.first + index)))
@@ -316,14 +321,14 @@ impl Frames {
     #[inline]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_mapped(&self, frame: Frame, _: &Flushed) -> bool {
-        self.drop_reference(frame)
+        self.meta(frame).drop_reference()
     }
 
     /// One reference less, of a holder that never had a descriptor. As `drop_mapped`.
     #[inline]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_hold(&self, frame: Frame) -> bool {
-        self.drop_reference(frame)
+        self.meta(frame).drop_reference()
     }
 
     /// One parent less of a table whose entry is gone from every walk cache. True if it was the
@@ -332,40 +337,15 @@ impl Frames {
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn drop_parent(&self, table: Frame, _: &Flushed) -> bool {
         debug_assert_eq!(self.kind(table), Kind::Table);
-        self.drop_reference(table)
+        self.meta(table).drop_reference()
     }
 
+    /// Gives a frame without references back, on a CPU.
     #[inline]
-    #[cfg_attr(feature = "mutate", track_caller)]
-    fn drop_reference(&self, frame: Frame) -> bool {
-        leave_out!("count -1", return false);
-        // AcqRel: what the others did with the frame happens before its next use.
-        let before = self.meta(frame).refs.fetch_sub(1, Ordering::AcqRel);
-        debug_assert_ne!(before, 0, "a frame is freed twice");
-        before == 1
-    }
-
-    /// Gives a frame without references back to the free list.
-    #[inline]
-    pub(crate) fn put_back(&self, frame: Frame) {
-        let index = frame.0.wrapping_sub(self.first);
-        let meta = &self.meta[index as usize];
-        debug_assert!(
-            !matches!(self.kind(frame), Kind::Free | Kind::Unused | Kind::Zero),
-            "a frame of this kind cannot be freed"
-        );
-        debug_assert_eq!(
-            meta.refs.load(Ordering::Relaxed),
-            0,
-            "freed while referenced"
-        );
-        meta.kind.store(Kind::Free as u8, Ordering::Relaxed);
-        let charged = self.serves_charge(frame);
-        let mut free = self.free.lock();
-        meta.set_link(free.head);
-        free.head = index + 1;
-        free.count += 1;
-        drop(free);
+    pub(crate) fn put_back(&self, cpu: usize, frame: Frame) {
+        let (index, meta) = self.entry(frame);
+        let charged = meta.retire();
+        self.free.give(self.meta, cpu, index);
         // After the frame itself: what is available can be had.
         if !charged {
             self.commit.give(1);
@@ -390,13 +370,6 @@ impl Frames {
             return false;
         }
         flags.fetch_and(!CHARGED, Ordering::Relaxed) & CHARGED != 0
-    }
-
-    /// A frame that was just allocated serves what is charged.
-    pub(crate) fn mark_fresh(&self, fresh: &Fresh) {
-        self.meta(fresh.0)
-            .flags
-            .fetch_or(CHARGED, Ordering::Relaxed);
     }
 
     /// Charges pages, or says how many could have been charged.
@@ -445,7 +418,7 @@ impl Frames {
     }
 
     /// Somebody may write the frame from now on.
-    #[inline]
+    #[inline(always)]
     #[cfg_attr(feature = "mutate", track_caller)]
     pub(crate) fn clear_icache_clean(&self, frame: Frame) {
         leave_out!("no longer clean", when self.icache_clean(frame));
@@ -473,5 +446,56 @@ impl Frames {
     #[doc(hidden)]
     pub fn set_refs(&self, frame: Frame, refs: u32) {
         self.meta(frame).refs.store(refs, Ordering::Relaxed);
+    }
+}
+
+/// Frames that lose their last reference together, such as those of a range that is unmapped: they
+/// are given back at the end, all at once. Before that nobody can have them, so it must end before
+/// their charge does.
+pub(crate) struct Leaving<'a> {
+    frames: &'a Frames,
+    cpu: usize,
+    batch: Batch,
+    /// Those that served nothing that is charged.
+    uncharged: u64,
+}
+
+impl<'a> Leaving<'a> {
+    #[inline]
+    pub fn new(frames: &'a Frames, cpu: usize) -> Leaving<'a> {
+        Leaving {
+            frames,
+            cpu,
+            batch: Batch::default(),
+            uncharged: 0,
+        }
+    }
+
+    /// One reference less, as [`Frames::drop_mapped`]. If it was the last one, after `free` the frame
+    /// goes with the others.
+    #[inline(always)]
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub fn drop_mapped(&mut self, frame: Frame, _: &Flushed, free: impl FnOnce()) -> bool {
+        let (index, meta) = self.frames.entry(frame);
+        let last = meta.drop_reference();
+        if last {
+            free();
+            self.uncharged += u64::from(!meta.retire());
+            self.batch
+                .push(&self.frames.free, self.frames.meta, index, meta);
+        }
+        last
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let Frames {
+            free, meta, commit, ..
+        } = self.frames;
+        self.batch.end(free, meta, self.cpu);
+        if self.uncharged > 0 {
+            commit.give(self.uncharged);
+        }
     }
 }

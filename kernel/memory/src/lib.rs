@@ -13,7 +13,7 @@
 //! * `commit`: what processes are promised, and when that is refused;
 //! * `space` and `teardown`: mapping and protecting; unmapping, discarding, and the end;
 //! * `remap`: growing, shrinking and moving, without a copy;
-//! * `lock`: the order of all locks;
+//! * `lock`: the order of all locks; `free`: the free frames, a list per CPU;
 //! * `tables`: walks, and the tables that address spaces share after a fork.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -56,6 +56,7 @@ mod error;
 mod fault;
 mod fork;
 mod frame;
+mod free;
 pub mod lock;
 mod mapping;
 mod memory;

@@ -3,6 +3,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::Range;
 
 use crate::OutOfMemory;
 use crate::cache::PageCache;
@@ -55,23 +57,20 @@ impl Prot {
     /// the kernel.
     #[inline]
     pub const fn allows(self, access: Access) -> bool {
-        match access {
-            Access::Read => self.0 != 0,
-            Access::Write => self.0 & Prot::WRITE.0 != 0,
-            Access::Exec => self.0 & Prot::EXEC.0 != 0,
-        }
+        self.0 & access as u8 != 0
     }
 }
 
-/// What an access wants to do.
+/// What an access wants to do: by the permissions of which it needs one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Access {
     /// A load.
-    Read,
+    Read = Prot::READ.union(Prot::WRITE).union(Prot::EXEC).bits(),
     /// A store (`WnR && !CM`).
-    Write,
+    Write = Prot::WRITE.bits(),
     /// An instruction fetch.
-    Exec,
+    Exec = Prot::EXEC.bits(),
 }
 
 /// What a mapping is for.
@@ -160,6 +159,12 @@ impl Mapping {
         self.end - self.start
     }
 
+    /// Whether an address lies in it.
+    #[inline]
+    pub(crate) fn holds(&self, addr: u64) -> bool {
+        addr.wrapping_sub(self.start) < self.len()
+    }
+
     /// Never true of a mapping in an address space.
     pub fn is_empty(&self) -> bool {
         self.start >= self.end
@@ -188,8 +193,9 @@ const TOP: u64 = USER_END - PAGE_SIZE;
 #[derive(Debug, Default)]
 pub(crate) struct Mappings {
     list: Vec<Mapping>,
-    /// Where the last search ended: faults come in runs.
-    hit: usize,
+    /// Where the last search ended: faults come in runs, and system calls look for the same place
+    /// again and again.
+    hit: Cell<usize>,
 }
 
 impl Mappings {
@@ -204,24 +210,35 @@ impl Mappings {
 
     /// The mapping that holds an address.
     #[inline]
-    pub fn find(&mut self, addr: u64) -> Option<usize> {
-        if let Some(mapping) = self.list.get(self.hit)
-            && mapping.start <= addr
-            && addr < mapping.end
-        {
-            return Some(self.hit);
+    pub fn find(&self, addr: u64) -> Option<&Mapping> {
+        match self.list.get(self.hit.get()) {
+            Some(mapping) if mapping.holds(addr) => Some(mapping),
+            _ => self.search(addr),
         }
-        let index = self.after(addr);
-        if self.list.get(index)?.start > addr {
-            return None;
-        }
-        self.hit = index;
-        Some(index)
+    }
+
+    #[cold]
+    fn search(&self, addr: u64) -> Option<&Mapping> {
+        let mapping = self.list.get(self.after(addr));
+        mapping.filter(|mapping| mapping.holds(addr))
     }
 
     /// The first mapping that ends above an address.
+    #[inline]
     pub fn after(&self, addr: u64) -> usize {
-        self.list.partition_point(|mapping| mapping.end <= addr)
+        let hit = self.hit.get();
+        let above = self.list.get(hit).is_some_and(|mapping| mapping.end > addr);
+        if above && (hit == 0 || self.list[hit - 1].end <= addr) {
+            return hit;
+        }
+        self.search_after(addr)
+    }
+
+    #[inline(never)]
+    fn search_after(&self, addr: u64) -> usize {
+        let index = self.list.partition_point(|mapping| mapping.end <= addr);
+        self.hit.set(index);
+        index
     }
 
     /// Room for `more` mappings: what follows cannot fail.
@@ -241,7 +258,7 @@ impl Mappings {
         list.extend(self.list.iter().cloned());
         Ok(Mappings {
             list,
-            hit: self.hit,
+            hit: self.hit.clone(),
         })
     }
 
@@ -271,33 +288,48 @@ impl Mappings {
         self.list.remove(index);
     }
 
-    /// Makes `addr` a boundary. Room for one must be reserved.
-    fn split(&mut self, addr: u64) {
-        let index = self.after(addr);
-        let Some(mapping) = self.list.get_mut(index) else {
-            return;
-        };
-        if mapping.start >= addr {
-            return;
-        }
-        let mut rest = mapping.clone();
-        rest.backing = mapping.backing.advanced(addr - mapping.start);
-        rest.start = addr;
-        mapping.end = addr;
+    /// Makes an address within a mapping a boundary.
+    #[inline(never)]
+    fn split(&mut self, index: usize, addr: u64) {
         debug_assert!(
             self.list.len() < self.list.capacity(),
             "room was not reserved"
         );
+        let mapping = &mut self.list[index];
+        let mut rest = mapping.clone();
+        rest.backing = mapping.backing.advanced(addr - mapping.start);
+        rest.start = addr;
+        mapping.end = addr;
         self.list.insert(index + 1, rest);
+    }
+
+    /// Makes both ends of a range boundaries: which mappings lie in it. Room for two must be reserved.
+    fn cut(&mut self, start: u64, end: u64) -> Range<usize> {
+        let mut from = self.after(start);
+        if self
+            .list
+            .get(from)
+            .is_some_and(|mapping| mapping.start < start)
+        {
+            self.split(from, start);
+            from += 1;
+        }
+        let mut to = from;
+        while let Some(mapping) = self.list.get(to)
+            && mapping.start < end
+        {
+            if mapping.end > end {
+                self.split(to, end);
+            }
+            to += 1;
+        }
+        from..to
     }
 
     /// Removes a range. Room for two must be reserved. Each removed piece is handed to `removed`.
     pub fn remove(&mut self, start: u64, end: u64, removed: impl FnMut(Mapping)) {
-        self.split(start);
-        self.split(end);
-        let (from, to) = (self.after(start), self.after(end - 1));
-        let to = to + usize::from(self.list.get(to).is_some_and(|mapping| mapping.start < end));
-        self.list.drain(from..to).for_each(removed);
+        let range = self.cut(start, end);
+        self.list.drain(range).for_each(removed);
     }
 
     /// True if anything is mapped in a range, which may be empty.
@@ -342,18 +374,12 @@ impl Mappings {
 
     /// Sets the permissions of a mapped range. Room for two must be reserved.
     pub fn protect(&mut self, start: u64, end: u64, prot: Prot) {
-        self.split(start);
-        self.split(end);
-        let from = self.after(start);
-        let mut to = from;
-        while let Some(mapping) = self.list.get_mut(to)
-            && mapping.start < end
-        {
+        let range = self.cut(start, end);
+        for mapping in &mut self.list[range.clone()] {
             mapping.prot = prot;
             mapping.charged |= prot.contains(Prot::WRITE);
-            to += 1;
         }
-        for index in (from..=to).rev() {
+        for index in (range.start..=range.end).rev() {
             self.join(index);
         }
     }
@@ -427,11 +453,13 @@ impl Mappings {
     /// The highest hole of `len` bytes in a range.
     fn highest(&self, len: u64, low: u64, high: u64) -> Option<u64> {
         let mut top = high;
-        for mapping in self.list[..self.after(high)].iter().rev() {
+        for (index, mapping) in self.list[..self.after(high)].iter().enumerate().rev() {
             if mapping.end <= low {
                 break;
             }
             if mapping.end <= top && top - mapping.end >= len {
+                // What is looked for next.
+                self.hit.set(index + 1);
                 return Some(top - len);
             }
             top = top.min(mapping.start);

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use crate::asid::{AsidPool, Assigned, Root};
 use crate::change::{Flushed, Retired};
-use crate::frame::{Frame, Frames, Fresh, Kind};
+use crate::frame::{Frame, Frames, Fresh, Kind, Leaving};
 use crate::mmu::Mmu;
 use crate::sync::AtomicU32;
 use crate::{OutOfMemory, Saturated};
@@ -44,15 +44,17 @@ impl<M: Mmu> Memory<M> {
     /// and enough for more numbers than CPUs.
     pub fn new(
         mmu: M,
-        frames: Frames,
+        mut frames: Frames,
         asid_bits: u8,
         cpus: usize,
     ) -> Result<Memory<M>, OutOfMemory> {
         let asids = AsidPool::new(asid_bits, cpus)?;
+        frames.share_among(cpus);
         if !frames.commit.take() {
             return Err(OutOfMemory);
         }
-        let zero = frames.allocate(Kind::Zero).ok_or(OutOfMemory)?.into_frame();
+        let zero = frames.allocate(mmu.cpu(), Kind::Zero, false);
+        let zero = zero.ok_or(OutOfMemory)?.into_frame();
         mmu.frame_event(zero, false);
         mmu.zero_frame(zero);
         Ok(Memory {
@@ -99,7 +101,7 @@ impl<M: Mmu> Memory<M> {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, kind: Kind) -> Option<Fresh> {
         refuse!(None);
         // Private memory is charged already.
@@ -113,15 +115,13 @@ impl<M: Mmu> Memory<M> {
     /// A frame for what is charged.
     pub(crate) fn take_charged(&self, kind: Kind) -> Option<Fresh> {
         refuse!(None);
-        let fresh = self.take_promised(kind, true)?;
-        self.frames.mark_fresh(&fresh);
-        Some(fresh)
+        self.take_promised(kind, true)
     }
 
     /// A frame that is paid for.
-    #[inline]
+    #[inline(always)]
     fn take_promised(&self, kind: Kind, charged: bool) -> Option<Fresh> {
-        let Some(fresh) = self.frames.allocate(kind) else {
+        let Some(fresh) = self.frames.allocate(self.mmu.cpu(), kind, charged) else {
             if !charged {
                 self.frames.commit.give(1);
             }
@@ -190,6 +190,28 @@ impl<M: Mmu> Memory<M> {
     #[inline]
     fn free_last(&self, frame: Frame) {
         self.mmu.frame_event(frame, true);
-        self.frames.put_back(frame);
+        self.frames.put_back(self.mmu.cpu(), frame);
+    }
+
+    /// Frames that are about to go together.
+    #[inline]
+    pub(crate) fn leaving(&self) -> Leaving<'_> {
+        Leaving::new(&self.frames, self.mmu.cpu())
+    }
+
+    /// `release`, of one of many: if the frame is free now, it goes with the others.
+    #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub(crate) fn release_with(
+        &self,
+        leaving: &mut Leaving<'_>,
+        retired: Retired,
+        flushed: &Flushed,
+    ) -> bool {
+        let frame = retired.into_frame(flushed);
+        if frame == self.zero {
+            return false;
+        }
+        leaving.drop_mapped(frame, flushed, || self.mmu.frame_event(frame, true))
     }
 }

@@ -6,7 +6,7 @@
 
 use core::alloc::Layout;
 
-use crate::frame::{Frame, PAGE_BYTES};
+use crate::frame::{Frame, PAGE_BYTES, PAGE_SIZE};
 
 /// Barriers, by the names of the instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +80,7 @@ pub enum Tlbi {
 impl Tlbi {
     /// The instruction's register operand: VA\[55:12\] in bits 43:0, the ASID in bits 63:48, and
     /// bits 47:44 (the TTL hint of ARMv8.4) zero. Zero for the forms that take none.
-    #[inline]
+    #[inline(always)]
     pub const fn operand(self) -> u64 {
         const fn page(va: u64) -> u64 {
             (va >> 12) & ((1 << 44) - 1)
@@ -116,6 +116,17 @@ pub trait Mmu {
     /// Issues a TLB invalidation, no barrier.
     #[track_caller]
     fn tlbi(&self, op: Tlbi);
+
+    /// `Vale1Is` for each page of `low..high`.
+    #[inline]
+    #[track_caller]
+    fn tlbi_leaves(&self, low: u64, high: u64, asid: u16) {
+        let mut va = low;
+        while va < high {
+            self.tlbi(Tlbi::Vale1Is { va, asid });
+            va += PAGE_SIZE;
+        }
+    }
 
     /// Fills a frame with zeros.
     #[cfg_attr(feature = "mutate", track_caller)]
@@ -154,6 +165,13 @@ pub trait Mmu {
     fn make_ready(&self, layout: Layout) -> bool {
         let _ = layout;
         true
+    }
+
+    /// The number of the CPU that executes this: which of the lists of free frames is its own. (Were
+    /// it another's, that would only be slower.)
+    #[inline]
+    fn cpu(&self) -> usize {
+        0
     }
 
     /// A frame was taken from the allocator, or is about to be given back: a hook for the record.

@@ -75,7 +75,8 @@ impl AddressSpace {
         {
             return Err(MapError::Invalid);
         }
-        let index = self.mappings.find(start).ok_or(MapError::NotMapped)?;
+        self.mappings.find(start).ok_or(MapError::NotMapped)?;
+        let index = self.mappings.after(start);
         let stays = !to.keep && !matches!(to.place, Place::At(_));
         if stays && to.new_len <= len {
             let rest = start + to.new_len;

@@ -12,7 +12,7 @@ use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::tables::{L3_SPAN, Owned, block_end, for_chunks, own, walk};
+use crate::tables::{L3_SPAN, Owned, Walk, block_end, for_chunks, own, walk};
 use crate::teardown::{Dropped, release_backing};
 use crate::{MapError, OutOfMemory, SpaceError, USER_END};
 
@@ -33,24 +33,23 @@ pub struct Resident {
     pub zero: u32,
 }
 
-impl Resident {
+/// The counts behind [`Resident`], by the descriptor bits that say what a leaf's frame is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts([u32; 8]);
+
+impl Counts {
     #[inline]
-    fn of(&mut self, content: Content) -> &mut u32 {
-        match content {
-            Content::Anon => &mut self.anon,
-            Content::File | Content::Shared => &mut self.file,
-            Content::Zero => &mut self.zero,
-        }
+    pub fn add(&mut self, leaf: Leaf) {
+        self.0[leaf.content_bits()] += 1;
     }
 
     #[inline]
-    pub(crate) fn add(&mut self, content: Content) {
-        *self.of(content) += 1;
+    pub fn remove(&mut self, leaf: Leaf) {
+        self.0[leaf.content_bits()] -= 1;
     }
 
-    #[inline]
-    pub(crate) fn remove(&mut self, content: Content) {
-        *self.of(content) -= 1;
+    fn of(self, content: Content) -> u32 {
+        self.0[content as usize]
     }
 }
 
@@ -72,7 +71,7 @@ pub struct AddressSpace {
     /// Its ASID: in the root's metadata.
     pub(crate) context: &'static Context,
     pub(crate) mappings: Mappings,
-    pub(crate) resident: Resident,
+    pub(crate) resident: Counts,
     pub(crate) stack_limit: u64,
     /// Pages that are charged, tables included.
     pub(crate) charged: u64,
@@ -102,7 +101,7 @@ impl AddressSpace {
             root,
             context,
             mappings: Mappings::default(),
-            resident: Resident::default(),
+            resident: Counts::default(),
             stack_limit: STACK_LIMIT,
             charged: pages,
         })
@@ -125,12 +124,21 @@ impl AddressSpace {
 
     /// What is mapped by valid leaves.
     pub fn resident(&self) -> Resident {
-        self.resident
+        Resident {
+            anon: self.resident.of(Content::Anon),
+            file: self.resident.of(Content::File) + self.resident.of(Content::Shared),
+            zero: self.resident.of(Content::Zero),
+        }
     }
 
     /// The mappings, in order of address.
     pub fn mappings(&self) -> &[Mapping] {
         self.mappings.as_slice()
+    }
+
+    /// The mappings that overlap a range.
+    pub fn mappings_in(&self, start: u64, end: u64) -> impl Iterator<Item = &Mapping> {
+        self.mappings.from(self.mappings.after(start), end)
     }
 
     /// The first address of a range that is not mapped; its end, if all is.
@@ -167,10 +175,14 @@ impl AddressSpace {
         mut mapping: Mapping,
     ) -> Result<Dropped, MapError> {
         mapping.charged = mapping.prot.contains(Prot::WRITE);
-        match self.prepare_map(mem, &mapping) {
+        let replaces = self.mappings.any_in(mapping.start, mapping.end);
+        match self.prepare_map(mem, &mapping, replaces) {
             Ok((anonymous, old, new)) => {
                 let range = (mapping.start, mapping.end);
-                let dropped = self.remove(mem, mapping.start, mapping.end);
+                let dropped = match replaces {
+                    true => self.remove(mem, mapping.start, mapping.end),
+                    false => Dropped::default(),
+                };
                 let backing = match anonymous {
                     Some(cache) => Backing::File { cache, offset: 0 },
                     None => mapping.backing,
@@ -192,6 +204,7 @@ impl AddressSpace {
         &mut self,
         mem: &Memory<M>,
         mapping: &Mapping,
+        replaces: bool,
     ) -> Result<(Option<Arc<PageCache>>, Charge, Charge), MapError> {
         check(mapping.start, mapping.end)?;
         if mapping.start < MAP_MIN {
@@ -208,7 +221,10 @@ impl AddressSpace {
         if mapping.shared && matches!(mapping.backing, Backing::Anonymous) {
             anonymous = Some(PageCache::promised(mem, mapping.len())?);
         }
-        let old = self.mappings.charge(mapping.start, mapping.end);
+        let old = match replaces {
+            true => self.mappings.charge(mapping.start, mapping.end),
+            false => Charge::default(),
+        };
         let new = self.mappings.charge_with(mapping);
         if let Err(refusal) = self.charge_more(mem, old, new) {
             if let Some(cache) = anonymous {
@@ -252,8 +268,7 @@ impl AddressSpace {
         }
         self.mappings.reserve(2)?;
         let mmu = &mem.mmu;
-        let old = self.mappings.charge(start, end);
-        let new = self.mappings.charge_protected(start, end, prot);
+        let (old, new) = self.mappings.charge_protected(start, end, prot);
         let first = self.mappings.after(start);
         // Where leaves may have to change, and not only the mapping.
         let affected = || {
@@ -287,8 +302,7 @@ impl AddressSpace {
                     let Some(leaf) = Leaf::from_bits(slot.read(mmu)) else {
                         continue;
                     };
-                    let new = narrowed(leaf, prot);
-                    if new != leaf {
+                    if let Some(new) = narrowed(leaf, prot) {
                         flush.set_rights(mmu, slot, va, new);
                         tightened += u32::from(leaf.accessible());
                     }
@@ -323,42 +337,46 @@ impl AddressSpace {
         end: u64,
     ) -> Result<(), OutOfMemory> {
         let (first, last) = (start & !(L3_SPAN - 1), block_end(end - 1, L3_SPAN));
-        if self.mappings.any_in(first, start) {
-            self.own_table(mem, start)?;
-        }
-        if self.mappings.any_in(end, last) {
-            self.own_table(mem, end - 1)?;
+        for (at, from, to) in [(start, first, start), (end - 1, end, last)] {
+            if self.is_shared(mem, at) && self.mappings.any_in(from, to) {
+                self.own_table(mem, at)?;
+            }
         }
         Ok(())
     }
 
+    #[inline]
+    fn is_shared<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> bool {
+        matches!(walk(&mem.mmu, self.root, va), Walk::Shared(_))
+    }
+
     /// Makes the level 3 table of an address, if there is one, this address space's own.
     pub(crate) fn own_table<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> Result<(), OutOfMemory> {
-        match self.own(mem, va)? {
-            Owned::Already => {}
-            owned => mem.mmu.table_owned(self.serial, va, owned == Owned::Copied),
+        if self.is_shared(mem, va) {
+            let owned = self.own(mem, va)?;
+            let copied = owned == Owned::Copied;
+            mem.mmu.table_owned(self.serial, va, copied);
         }
         Ok(())
     }
 }
 
-/// The rights that are left of a leaf under other permissions.
-fn narrowed(leaf: Leaf, prot: Prot) -> Leaf {
-    let cow = leaf.cow();
+/// What is left of a leaf under other permissions. `None`: all of it.
+#[inline]
+fn narrowed(leaf: Leaf, prot: Prot) -> Option<Leaf> {
     if prot == Prot::NONE {
-        leaf.with(Rights::None)
-    } else if !leaf.accessible() {
+        return leaf.accessible().then(|| leaf.with(Rights::None));
+    }
+    if leaf.within(prot) {
+        return None;
+    }
+    let cow = match leaf.accessible() {
+        true => leaf.cow(),
         // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault would have no
         // better name for it.
-        let cow = leaf.content() != Content::Shared;
-        leaf.with(Rights::Read { exec: false, cow })
-    } else if (leaf.writable() && !prot.contains(Prot::WRITE))
-        || (leaf.executable() && !prot.contains(Prot::EXEC))
-    {
-        leaf.with(Rights::Read { exec: false, cow })
-    } else {
-        leaf
-    }
+        false => leaf.content() != Content::Shared,
+    };
+    Some(leaf.with(Rights::Read { exec: false, cow }))
 }
 
 pub(crate) fn check(start: u64, end: u64) -> Result<(), MapError> {

@@ -2,6 +2,7 @@
 //! another file in this one's place, in which each operation is a point where the next one may be
 //! another thread's.
 
+pub(crate) use core::hint::spin_loop;
 pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 pub(crate) use spin::{Mutex, MutexGuard};
 

@@ -165,6 +165,7 @@ fn undo_copy<M: Mmu>(mem: &Memory<M>, copy: Fresh, leaves: usize) {
 /// Releases all leaves of a table that nothing leads to any more. How many frames are free now.
 pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) -> u32 {
     let mut freed = 0;
+    let mut leaving = mem.leaving();
     for index in 0..512 {
         if let Some(leaf) = Leaf::from_bits(
             Slot {
@@ -174,7 +175,8 @@ pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Fl
             }
             .read(&mem.mmu),
         ) {
-            freed += u32::from(mem.release(take_dead(leaf.frame(), flushed), flushed));
+            let retired = take_dead(leaf.frame(), flushed);
+            freed += u32::from(mem.release_with(&mut leaving, retired, flushed));
         }
     }
     freed

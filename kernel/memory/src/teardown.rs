@@ -245,11 +245,12 @@ impl AddressSpace {
         flushed: &Flushed,
         dropped: &mut Dropped,
     ) {
+        let mut leaving = mem.leaving();
         let mut va = start;
         while va < end {
             if let Some((retired, leaf)) = take_broken(&mem.mmu, Slot::new(l3, 3, va)) {
-                self.resident.remove(leaf.content());
-                dropped.count(leaf, mem.release(retired, flushed));
+                self.resident.remove(leaf);
+                dropped.count(leaf, mem.release_with(&mut leaving, retired, flushed));
             }
             va += PAGE_SIZE;
         }
@@ -267,12 +268,15 @@ impl AddressSpace {
         flushed: Option<&Flushed>,
         dropped: &mut Dropped,
     ) {
+        let mut leaving = mem.leaving();
         let mut va = start;
         while va < end {
             if let Some(leaf) = Leaf::from_bits(Slot::new(l3, 3, va).read(&mem.mmu)) {
-                self.resident.remove(leaf.content());
-                let freed = flushed
-                    .is_some_and(|flushed| mem.release(take_dead(leaf.frame(), flushed), flushed));
+                self.resident.remove(leaf);
+                let freed = flushed.is_some_and(|flushed| {
+                    let retired = take_dead(leaf.frame(), flushed);
+                    mem.release_with(&mut leaving, retired, flushed)
+                });
                 dropped.count(leaf, freed);
             }
             va += PAGE_SIZE;

@@ -7,42 +7,28 @@
 // fn(to: *mut Page, from: *const Page). The registers hold the program's state: they are kept.
     .global copy_page
 copy_page:
-    sub     sp, sp, #256
+    sub     sp, sp, #128
     stp     q0, q1, [sp]
     stp     q2, q3, [sp, #32]
     stp     q4, q5, [sp, #64]
     stp     q6, q7, [sp, #96]
-    stp     q16, q17, [sp, #128]
-    stp     q18, q19, [sp, #160]
-    stp     q20, q21, [sp, #192]
-    stp     q22, q23, [sp, #224]
-1:  ldp     q0, q1, [x1], #32
+1:  .rept   8
+    ldp     q0, q1, [x1], #32
     ldp     q2, q3, [x1], #32
     ldp     q4, q5, [x1], #32
     ldp     q6, q7, [x1], #32
-    ldp     q16, q17, [x1], #32
-    ldp     q18, q19, [x1], #32
-    ldp     q20, q21, [x1], #32
-    ldp     q22, q23, [x1], #32
     stp     q0, q1, [x0], #32
     stp     q2, q3, [x0], #32
     stp     q4, q5, [x0], #32
     stp     q6, q7, [x0], #32
-    stp     q16, q17, [x0], #32
-    stp     q18, q19, [x0], #32
-    stp     q20, q21, [x0], #32
-    stp     q22, q23, [x0], #32
+    .endr
     tst     x0, #4095
     b.ne    1b
     ldp     q0, q1, [sp]
     ldp     q2, q3, [sp, #32]
     ldp     q4, q5, [sp, #64]
     ldp     q6, q7, [sp, #96]
-    ldp     q16, q17, [sp, #128]
-    ldp     q18, q19, [sp, #160]
-    ldp     q20, q21, [sp, #192]
-    ldp     q22, q23, [sp, #224]
-    add     sp, sp, #256
+    add     sp, sp, #128
     ret
 
 // fn(page: *mut Page)
@@ -53,16 +39,12 @@ zero_page:
     and     x3, x1, #0xf
     lsl     x2, x2, x3                  // bytes that one DC ZVA clears
     tbnz    x1, #4, 2f                  // DZP: prohibited
-    cmp     x2, #1024
+    cmp     x2, #256
     b.hi    2f
-1:  dc      zva, x0                     // a page is a multiple of four blocks
+1:  .rept   16
+    dc      zva, x0                     // a page is a multiple of sixteen blocks
     add     x0, x0, x2
-    dc      zva, x0
-    add     x0, x0, x2
-    dc      zva, x0
-    add     x0, x0, x2
-    dc      zva, x0
-    add     x0, x0, x2
+    .endr
     tst     x0, #4095
     b.ne    1b
     ret

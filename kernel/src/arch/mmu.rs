@@ -4,7 +4,7 @@ use super::{heap, layout};
 use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
 use core::alloc::Layout;
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use memory::{Barrier, Frame, Memory, Mmu, Tlbi};
 use spin::Once;
 use wire::event;
@@ -21,9 +21,10 @@ const IDC: u32 = 1 << 2;
 const DIC: u32 = 1 << 3;
 /// VIPT instruction cache: IC IVAU at one alias does not reach the others.
 const VIPT: u32 = 1 << 4;
+/// Descriptor writes, barriers and TLBIs are recorded.
+const TRACED: u32 = 1 << 5;
 
 static FLAGS: AtomicU32 = AtomicU32::new(0);
-static TRACED: AtomicBool = AtomicBool::new(false);
 static MEMORY: Once<Memory<Arch>> = Once::new();
 
 /// The machine, as `memory` sees it.
@@ -87,7 +88,10 @@ pub fn try_memory() -> Option<&'static Memory<Arch>> {
 
 /// Whether descriptor writes, barriers and TLBIs are recorded (`trace=mmu`).
 pub fn set_traced(on: bool) {
-    TRACED.store(on, Ordering::Relaxed);
+    match on {
+        true => FLAGS.fetch_or(TRACED, Ordering::Relaxed),
+        false => FLAGS.fetch_and(!TRACED, Ordering::Relaxed),
+    };
 }
 
 /// TLBI instructions this CPU has issued since boot.
@@ -178,18 +182,22 @@ fn has(flag: u32) -> bool {
 }
 
 #[inline(always)]
+fn traced() -> bool {
+    has(TRACED)
+}
+
+#[inline(always)]
 fn record(event: impl FnOnce() -> event::Event) {
-    if TRACED.load(Ordering::Relaxed) {
+    if traced() {
         crate::trace::mmu_event(event());
     }
 }
 
 #[inline(always)]
 fn contents(frame: Frame, what: event::Contents) {
-    record(|| event::Event::Contents {
-        frame: frame.number(),
-        what,
-    });
+    if traced() {
+        record_contents(frame, what);
+    }
 }
 
 #[inline(always)]
@@ -219,43 +227,43 @@ macro_rules! instruction {
     };
 }
 
+/// Inlined into each primitive of `memory`, whatever the compiler thinks of its length: what is left
+/// is an instruction or two, and a look at whether somebody wants to know.
 impl Mmu for Arch {
-    #[inline]
+    #[inline(always)]
     fn read_descriptor(&self, table: Frame, index: usize) -> u64 {
         // SAFETY: a frame of RAM, in the linear map; the index is masked to the table.
         unsafe { entry(table, index).read_volatile() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_descriptor(&self, table: Frame, index: usize, level: u8, value: u64) {
-        record(|| event::Event::Descriptor {
-            table: table.number(),
-            index: index as u16,
-            level,
-            old: self.read_descriptor(table, index),
-            new: value,
-        });
+        if traced() {
+            record_descriptor(table, index, level, value);
+        }
         // SAFETY: as in `read_descriptor`; `memory` owns the table and orders its changes.
         unsafe { entry(table, index).write_volatile(value) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn barrier(&self, barrier: Barrier) {
         #[cfg(feature = "checks")]
         if crate::check::inject::omits_barrier(barrier) {
             return;
         }
+        // At once for both questions.
+        let flags = FLAGS.load(Ordering::Relaxed);
         match barrier {
             Barrier::DmbIshst => instruction!("dmb ishst"),
             Barrier::DsbIshst => {
                 instruction!("dsb ishst");
-                if has(ISB_AFTER_PUBLISH) {
+                if flags & ISB_AFTER_PUBLISH != 0 {
                     instruction!("isb");
                 }
             }
             Barrier::DsbNshst => {
                 instruction!("dsb nshst");
-                if has(ISB_AFTER_PUBLISH) {
+                if flags & ISB_AFTER_PUBLISH != 0 {
                     instruction!("isb");
                 }
             }
@@ -263,19 +271,11 @@ impl Mmu for Arch {
             Barrier::DsbNsh => instruction!("dsb nsh"),
             Barrier::Isb => instruction!("isb"),
         }
-        record(|| {
-            event::Event::Barrier(match barrier {
-                Barrier::DmbIshst => event::Barrier::DmbIshst,
-                Barrier::DsbIshst => event::Barrier::DsbIshst,
-                Barrier::DsbNshst => event::Barrier::DsbNshst,
-                Barrier::DsbIsh => event::Barrier::DsbIsh,
-                Barrier::DsbNsh => event::Barrier::DsbNsh,
-                Barrier::Isb => event::Barrier::Isb,
-            })
-        });
+        if flags & TRACED != 0 {
+            record_barrier(barrier);
+        }
     }
 
-    // Always: the operation is a constant of each caller, and one instruction is left of it.
     #[inline(always)]
     fn tlbi(&self, op: Tlbi) {
         #[cfg(feature = "checks")]
@@ -283,40 +283,44 @@ impl Mmu for Arch {
             return;
         }
         issue(op);
+        let flags = FLAGS.load(Ordering::Relaxed);
         let mut issued = 1;
-        if has(REPEAT_TLBI) {
+        if flags & REPEAT_TLBI != 0 {
             // The DSB between the two has to reach as far as the invalidation does.
             instruction!("dsb ish");
             issue(op);
             issued = 2;
         }
-        // SAFETY: this CPU's own, which nobody else touches; the kernel is not preempted.
-        let count = unsafe { &(*super::cpu::local()).tlbis };
-        count.set(count.get() + issued);
-        record(|| event::Event::Tlbi {
-            op: match op {
-                Tlbi::Vale1 { .. } => event::TlbiOp::Vale1,
-                Tlbi::Vae1 { .. } => event::TlbiOp::Vae1,
-                Tlbi::Vale1Is { .. } => event::TlbiOp::Vale1Is,
-                Tlbi::Vae1Is { .. } => event::TlbiOp::Vae1Is,
-                Tlbi::Vaale1Is { .. } => event::TlbiOp::Vaale1Is,
-                Tlbi::Vaae1Is { .. } => event::TlbiOp::Vaae1Is,
-                Tlbi::Aside1Is { .. } => event::TlbiOp::Aside1Is,
-                Tlbi::Vmalle1 => event::TlbiOp::Vmalle1,
-                Tlbi::Vmalle1Is => event::TlbiOp::Vmalle1Is,
-            },
-            operand: op.operand(),
-        });
+        count_tlbis(issued);
+        if flags & TRACED != 0 {
+            record_tlbi(name(op), op.operand());
+        }
     }
 
+    /// As the default, but what it depends on is looked at once.
     #[inline]
+    fn tlbi_leaves(&self, low: u64, high: u64, asid: u16) {
+        let pages = (low..high).step_by(4096);
+        if has(REPEAT_TLBI) || traced() {
+            return pages.for_each(|va| self.tlbi(Tlbi::Vale1Is { va, asid }));
+        }
+        let mut operand = Tlbi::Vale1Is { va: low, asid }.operand();
+        let last = Tlbi::Vale1Is { va: high, asid }.operand();
+        count_tlbis(last - operand);
+        while operand < last {
+            instruction!("tlbi vale1is, {}", operand);
+            operand += 1;
+        }
+    }
+
+    #[inline(always)]
     fn zero_frame(&self, frame: Frame) {
         // SAFETY: a frame of RAM that the caller owns, in the linear map.
         unsafe { zero_page(page(frame)) }
         contents(frame, event::Contents::Stored);
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_frame(&self, from: Frame, to: Frame) {
         // SAFETY: two frames of RAM in the linear map; the caller owns `to`.
         unsafe { copy_page(page(to), page(from)) }
@@ -376,16 +380,86 @@ impl Mmu for Arch {
         heap::make_ready(layout)
     }
 
-    #[inline]
+    #[inline(always)]
+    fn cpu(&self) -> usize {
+        super::cpu::id()
+    }
+
+    #[inline(always)]
     fn frame_event(&self, frame: Frame, freed: bool) {
-        if TRACED.load(Ordering::Relaxed) {
+        if traced() {
             record_frame(frame, freed);
         }
     }
 }
 
-/// Out of the way of every allocation and release, which then need no stack.
+#[inline(always)]
+fn count_tlbis(issued: u64) {
+    // SAFETY: this CPU's own, which nobody else touches; the kernel is not preempted.
+    let count = unsafe { &(*super::cpu::local()).tlbis };
+    count.set(count.get() + issued);
+}
+
+// Out of the way of what they record, which then needs no stack.
+
 #[cold]
+#[inline(never)]
+fn record_contents(frame: Frame, what: event::Contents) {
+    crate::trace::mmu_event(event::Event::Contents {
+        frame: frame.number(),
+        what,
+    });
+}
+
+/// Before it is written.
+#[cold]
+#[inline(never)]
+fn record_descriptor(table: Frame, index: usize, level: u8, new: u64) {
+    crate::trace::mmu_event(event::Event::Descriptor {
+        table: table.number(),
+        index: index as u16,
+        level,
+        old: Arch.read_descriptor(table, index),
+        new,
+    });
+}
+
+#[cold]
+#[inline(never)]
+fn record_barrier(barrier: Barrier) {
+    crate::trace::mmu_event(event::Event::Barrier(match barrier {
+        Barrier::DmbIshst => event::Barrier::DmbIshst,
+        Barrier::DsbIshst => event::Barrier::DsbIshst,
+        Barrier::DsbNshst => event::Barrier::DsbNshst,
+        Barrier::DsbIsh => event::Barrier::DsbIsh,
+        Barrier::DsbNsh => event::Barrier::DsbNsh,
+        Barrier::Isb => event::Barrier::Isb,
+    }));
+}
+
+#[cold]
+#[inline(never)]
+fn record_tlbi(op: event::TlbiOp, operand: u64) {
+    crate::trace::mmu_event(event::Event::Tlbi { op, operand });
+}
+
+#[inline(always)]
+fn name(op: Tlbi) -> event::TlbiOp {
+    match op {
+        Tlbi::Vale1 { .. } => event::TlbiOp::Vale1,
+        Tlbi::Vae1 { .. } => event::TlbiOp::Vae1,
+        Tlbi::Vale1Is { .. } => event::TlbiOp::Vale1Is,
+        Tlbi::Vae1Is { .. } => event::TlbiOp::Vae1Is,
+        Tlbi::Vaale1Is { .. } => event::TlbiOp::Vaale1Is,
+        Tlbi::Vaae1Is { .. } => event::TlbiOp::Vaae1Is,
+        Tlbi::Aside1Is { .. } => event::TlbiOp::Aside1Is,
+        Tlbi::Vmalle1 => event::TlbiOp::Vmalle1,
+        Tlbi::Vmalle1Is => event::TlbiOp::Vmalle1Is,
+    }
+}
+
+#[cold]
+#[inline(never)]
 fn record_frame(frame: Frame, freed: bool) {
     crate::trace::mmu_event(event::Event::Frame {
         frame: frame.number(),

@@ -23,19 +23,6 @@ pub struct TrapFrame {
 
 const _: () = assert!(size_of::<TrapFrame>() == 272);
 
-/// What kind of abort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AbortClass {
-    /// No valid descriptor.
-    Translation,
-    /// The descriptor's access flag is 0.
-    AccessFlag,
-    /// The descriptor forbids the access.
-    Permission,
-    /// Alignment, external abort, TLB conflict, ...
-    Other,
-}
-
 /// A data or instruction abort.
 #[derive(Clone, Copy, Debug)]
 pub struct Abort {
@@ -47,8 +34,9 @@ pub struct Abort {
     pub access: Access,
     /// PMCCNTR_EL0, read a few instructions after the exception was taken.
     pub entry_cycles: u64,
-    /// What kind.
-    pub class: AbortClass,
+    /// The descriptors do not permit the access: a translation, access flag or permission fault. Not
+    /// an alignment fault, an external abort, a TLB conflict, ...
+    pub page_fault: bool,
 }
 
 const EC_INSTRUCTION_ABORT_EL0: u64 = 0x20;
@@ -84,7 +72,15 @@ global_asm!(
 );
 
 impl Abort {
-    fn new(esr: u64, addr: u64, entry_cycles: u64) -> Self {
+    /// What `new` makes it of: in registers, where the abort itself would have to be in memory.
+    #[inline(always)]
+    pub fn raw(&self) -> (u64, u64, u64) {
+        (self.esr, self.addr, self.entry_cycles)
+    }
+
+    /// From ESR_EL1, FAR_EL1 and PMCCNTR_EL0.
+    #[inline(always)]
+    pub fn new(esr: u64, addr: u64, entry_cycles: u64) -> Self {
         let instruction = esr >> 26 == EC_INSTRUCTION_ABORT_EL0;
         // Cache maintenance reports WnR=1 and CM=1 although it only needs to read.
         let write = esr & 1 << 6 != 0 && esr & 1 << 8 == 0;
@@ -97,12 +93,7 @@ impl Abort {
                 (false, false) => Access::Read,
             },
             entry_cycles,
-            class: match esr & 0x3f {
-                0b000100..=0b000111 => AbortClass::Translation,
-                0b001000..=0b001011 => AbortClass::AccessFlag,
-                0b001100..=0b001111 => AbortClass::Permission,
-                _ => AbortClass::Other,
-            },
+            page_fault: (0b000100..=0b001111).contains(&(esr & 0x3f)),
         }
     }
 }

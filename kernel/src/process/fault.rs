@@ -4,7 +4,7 @@ use super::thread::{Current, Thread};
 use super::{scheduler, signal::Info, space::Space};
 use crate::arch::{
     self,
-    trap::{Abort, AbortClass, TrapFrame},
+    trap::{Abort, TrapFrame},
 };
 use crate::fs::regular;
 use crate::trace;
@@ -27,7 +27,7 @@ pub struct Repeat {
 
 /// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
 /// signal that it earns.
-#[inline]
+#[inline(always)]
 pub fn handle(
     thread: &Current,
     frame: &TrapFrame,
@@ -54,26 +54,26 @@ fn handle_once(
     };
     thread.usage.count_fault();
     let tlbis = arch::mmu::tlbi_count();
-    if abort.class == AbortClass::Other {
+    if !abort.page_fault {
         record(
             thread,
             space,
             frame,
-            abort,
+            abort.raw(),
             origin,
             Outcome::Fatal,
             None,
             tlbis,
         );
-        return Err(Info::fault(SIGBUS, other_code(abort), abort.addr));
+        return Err(Info::fault(SIGBUS, other_code(abort.esr), abort.addr));
     }
     let request = Request {
         addr: abort.addr,
         access: access(abort),
     };
     let mut handled = space.fault(request);
-    if handled.outcome == memory::Outcome::OutOfMemory && regular::reclaim() {
-        handled = space.fault(request);
+    if handled.outcome == memory::Outcome::OutOfMemory {
+        handled = reclaim(space, request, handled);
     }
     let mut outcome = translate(handled.outcome);
     if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
@@ -84,50 +84,67 @@ fn handle_once(
             thread,
             space,
             frame,
-            abort,
+            abort.raw(),
             origin,
             outcome,
-            Some(&handled),
+            Some(handled),
             tlbis,
         );
     }
     match outcome {
-        Outcome::Denied => {
-            let (signal, code) = match handled.denial {
-                Some(Denial::PastEnd) => (SIGBUS, BUS_ADRERR),
-                Some(Denial::Forbidden) => (SIGSEGV, SEGV_ACCERR),
-                Some(Denial::Unmapped) | None => (SIGSEGV, SEGV_MAPERR),
-            };
-            Err(Info::fault(signal, code, abort.addr))
+        Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal => {
+            Err(refusal(outcome, handled.denial, abort.addr))
         }
-        Outcome::OutOfMemory => Err(Info::kernel(SIGKILL)),
-        Outcome::Fatal => Err(Info::fault(SIGBUS, BUS_OBJERR, abort.addr)),
         _ => Ok(()),
     }
 }
 
+/// Once more, if there is memory then.
+#[cold]
+#[inline(never)]
+fn reclaim(space: &Space, request: Request, handled: Handled) -> Handled {
+    match regular::reclaim() {
+        true => space.fault(request),
+        false => handled,
+    }
+}
+
+/// The signal of a fault that was not resolved.
+#[cold]
+fn refusal(outcome: Outcome, denial: Option<Denial>, addr: u64) -> Info {
+    match (outcome, denial) {
+        (Outcome::OutOfMemory, _) => Info::kernel(SIGKILL),
+        (Outcome::Fatal, _) => Info::fault(SIGBUS, BUS_OBJERR, addr),
+        (_, Some(Denial::PastEnd)) => Info::fault(SIGBUS, BUS_ADRERR, addr),
+        (_, Some(Denial::Forbidden)) => Info::fault(SIGSEGV, SEGV_ACCERR, addr),
+        (_, Some(Denial::Unmapped) | None) => Info::fault(SIGSEGV, SEGV_MAPERR, addr),
+    }
+}
+
 /// BUS_* of an abort that is no page fault.
-fn other_code(abort: &Abort) -> u32 {
+fn other_code(esr: u64) -> u32 {
     /// ESR_EL1.DFSC of an alignment fault.
     const ALIGNMENT: u64 = 0x21;
-    if abort.esr & 0x3f == ALIGNMENT {
+    if esr & 0x3f == ALIGNMENT {
         BUS_ADRALN
     } else {
         BUS_OBJERR
     }
 }
 
+#[cold]
 #[allow(clippy::too_many_arguments)]
 fn record(
     thread: &Thread,
     space: &Space,
     frame: &TrapFrame,
-    abort: &Abort,
+    (esr, addr, cycles): (u64, u64, u64),
     origin: Origin,
     outcome: Outcome,
-    handled: Option<&Handled>,
+    handled: Option<Handled>,
     tlbis: u64,
 ) {
+    let abort = Abort::new(esr, addr, cycles);
     let tlbis = arch::mmu::tlbi_count() - tlbis;
     // Before the walk: what tracing costs is not the fault's.
     let cost = arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32;

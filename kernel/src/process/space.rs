@@ -98,14 +98,16 @@ impl Space {
     }
 
     fn map_locked(&self, inner: &mut Inner, mapping: Mapping) -> Result<u64, Errno> {
-        let event = self.describe(&mapping);
-        let event::Map { start, end, .. } = event;
-        let replaces = inner.overlaps(start, end);
+        let (start, end) = (mapping.start, mapping.end);
+        let told = trace::enabled(trace::MAP)
+            .then(|| (self.describe(&mapping), inner.overlaps(start, end)));
         let done = inner.map.map(arch::mmu::memory(), mapping).map_err(errno)?;
-        if replaces {
-            self.tell_unmapped(start, end, done);
+        if let Some((event, replaces)) = told {
+            if replaces {
+                self.tell_unmapped(start, end, done);
+            }
+            trace::emit(Event::Map(event));
         }
-        trace::emit(Event::Map(event));
         Ok(start)
     }
 
@@ -280,21 +282,26 @@ impl Space {
     }
 
     /// Resolves a fault.
-    #[inline]
+    #[inline(always)]
     pub fn fault(&self, request: Request) -> Handled {
         let handled = self.lock().map.fault(arch::mmu::memory(), request);
         if let Some((start, end)) = handled.grown {
-            trace::emit(Event::Map(event::Map {
-                space: self.serial,
-                start,
-                end,
-                prot: Prot::READ.union(Prot::WRITE).bits(),
-                shared: false,
-                backing: event::Backing::Anonymous,
-                region: event::Region::Stack,
-            }));
+            self.tell_grown(start, end);
         }
         handled
+    }
+
+    #[cold]
+    fn tell_grown(&self, start: u64, end: u64) {
+        trace::emit(Event::Map(event::Map {
+            space: self.serial,
+            start,
+            end,
+            prot: Prot::READ.union(Prot::WRITE).bits(),
+            shared: false,
+            backing: event::Backing::Anonymous,
+            region: event::Region::Stack,
+        }));
     }
 
     /// A copy for a forked child.
@@ -418,11 +425,7 @@ impl Inner {
 
     /// Whether anything is mapped in a range.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
-        let mappings = self.map.mappings();
-        let first = mappings.partition_point(|mapping| mapping.end <= start);
-        mappings
-            .get(first)
-            .is_some_and(|mapping| mapping.start < end)
+        self.map.mappings_in(start, end).next().is_some()
     }
 }
 

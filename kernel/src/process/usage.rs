@@ -76,7 +76,9 @@ fn add(counter: &AtomicU64, more: u64) {
 impl OfThread {
     fn lap(&self) -> u64 {
         let now = time::rough();
-        now.saturating_sub(self.since.swap(now, Relaxed))
+        let since = self.since.load(Relaxed);
+        self.since.store(now, Relaxed);
+        now.saturating_sub(since)
     }
 
     /// The thread, which runs, has entered the kernel.

@@ -5,7 +5,7 @@ use super::errno::Errno;
 use crate::fs::regular;
 use crate::process::limits;
 use crate::process::space::Space;
-use crate::process::thread::current;
+use crate::process::thread::{Current, current};
 use alloc::sync::Arc;
 use linux_raw_sys::general::{
     MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
@@ -14,8 +14,8 @@ use linux_raw_sys::general::{
 };
 use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
-fn space() -> core::result::Result<Arc<Space>, Errno> {
-    current().space().cloned().ok_or(Errno::ENOMEM)
+fn space(thread: &Current) -> core::result::Result<&Arc<Space>, Errno> {
+    thread.space().ok_or(Errno::ENOMEM)
 }
 
 /// `len` rounded up to pages; None if that overflows.
@@ -45,9 +45,10 @@ fn prot(bits: u64) -> core::result::Result<Prot, Errno> {
 
 /// brk(address): returns the break, moved if that was possible.
 pub fn brk(wanted: u64) -> Result {
-    let space = space()?;
+    let thread = current();
+    let space = space(&thread)?;
     let before = space.set_break(0);
-    if wanted > before && !limits::may_map(&space, wanted - before, true) {
+    if wanted > before && !limits::may_map(space, wanted - before, true) {
         return Ok(before);
     }
     let now = space.set_break(wanted);
@@ -79,7 +80,8 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     } else {
         file_backing(fd, offset, shared, prot)?
     };
-    let space = space()?;
+    let thread = current();
+    let space = space(&thread)?;
     let fixed = if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
         if !hint.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
@@ -133,7 +135,7 @@ fn file_backing(
 /// munmap(address, length).
 pub fn munmap(start: u64, len: u64) -> Result {
     let end = range_end(start, len).filter(|_| start.is_multiple_of(PAGE_SIZE) && len > 0);
-    space()?.unmap(start, end.ok_or(Errno::EINVAL)?)?;
+    space(&current())?.unmap(start, end.ok_or(Errno::EINVAL)?)?;
     Ok(0)
 }
 
@@ -147,19 +149,15 @@ pub fn mprotect(start: u64, len: u64, protection: u64) -> Result {
     if start == end {
         return Ok(0);
     }
-    let space = space()?;
+    let thread = current();
+    let space = space(&thread)?;
     let raises_file = prot.contains(Prot::WRITE) && {
         let inner = space.lock();
-        let mappings = inner.map.mappings();
-        let first = mappings.partition_point(|mapping| mapping.end <= start);
-        mappings[first..]
-            .iter()
-            .take_while(|mapping| mapping.start < end)
-            .any(|mapping| {
-                mapping.shared
-                    && !mapping.prot.contains(Prot::WRITE)
-                    && matches!(&mapping.backing, Backing::File { cache, .. } if cache.id() != 0)
-            })
+        inner.map.mappings_in(start, end).any(|mapping| {
+            mapping.shared
+                && !mapping.prot.contains(Prot::WRITE)
+                && matches!(&mapping.backing, Backing::File { cache, .. } if cache.id() != 0)
+        })
     };
     if raises_file {
         return Err(Errno::EACCES);
@@ -175,7 +173,8 @@ pub fn madvise(start: u64, len: u64, advice: u32) -> Result {
     let end = range_end(start, len)
         .filter(|_| start.is_multiple_of(PAGE_SIZE))
         .ok_or(Errno::EINVAL)?;
-    let space = space()?;
+    let thread = current();
+    let space = space(&thread)?;
     let drops = match advice {
         // Advice that may be ignored, but for the mappings that must be there.
         MADV_NORMAL..=MADV_WILLNEED => false,
@@ -232,8 +231,9 @@ pub fn mremap(start: u64, len: u64, new_len: u64, flags: u32, to: u64) -> Result
         (_, true) => Place::Anywhere,
         _ => Place::Here,
     };
-    let space = space()?;
-    if new_len > len && !limits::may_map(&space, new_len - len, true) {
+    let thread = current();
+    let space = space(&thread)?;
+    if new_len > len && !limits::may_map(space, new_len - len, true) {
         return Err(Errno::ENOMEM);
     }
     space.remap(Remap {

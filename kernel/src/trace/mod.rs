@@ -34,6 +34,8 @@ const FIRST_MMU: usize = kind("descriptor");
 const LAST_MMU: usize = kind("frame");
 const CONTENTS: usize = kind("contents");
 const KERNEL_PAGE: usize = kind("kernel-page");
+/// The kind of new mappings.
+pub const MAP: usize = kind("map");
 /// The kind of counts of resident pages.
 pub const RESIDENT: usize = kind("resident");
 

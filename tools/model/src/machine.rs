@@ -110,6 +110,11 @@ impl Machine {
         self.current = cpu;
     }
 
+    /// The current CPU.
+    pub fn cpu(&self) -> usize {
+        self.current
+    }
+
     /// The rules broken so far.
     pub fn violations(&self) -> &[Violation] {
         &self.violations

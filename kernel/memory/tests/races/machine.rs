@@ -193,6 +193,10 @@ impl Mmu for Machine {
 
     fn sync_icache(&self, _: Frame) {}
 
+    fn cpu(&self) -> usize {
+        sync::cpu()
+    }
+
     fn frame_event(&self, frame: Frame, freed: bool) {
         self.step();
         let mut state = self.state();

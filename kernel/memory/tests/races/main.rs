@@ -38,6 +38,8 @@ mod fault;
 mod fork;
 #[path = "../../src/frame.rs"]
 mod frame;
+#[path = "../../src/free.rs"]
+mod free;
 #[path = "../../src/lock.rs"]
 mod lock;
 #[path = "../../src/mapping.rs"]

@@ -17,8 +17,10 @@ pub enum Bug {
     TornAdd,
     /// Subtractions are a load and a store.
     TornSub,
-    /// Swaps say that there was nothing: a rollover takes running CPUs for idle ones.
+    /// Swaps with 0 say that there was nothing: a rollover takes running CPUs for idle ones.
     BlindSwap,
+    /// Swaps are a load and a store: two CPUs have the same list of free frames.
+    TornSwap,
     /// TLBI VMALLE1 does nothing.
     StuckTlb,
     /// TLB invalidations do not reach other CPUs.
@@ -67,11 +69,12 @@ macro_rules! atomic {
             }
 
             pub fn swap(&self, value: $value, _: Ordering) -> $value {
-                if planted(Bug::BlindSwap) {
+                if value == 0 && planted(Bug::BlindSwap) {
                     self.0.store(value, Ordering::SeqCst);
                     return 0;
                 }
-                self.0.swap(value, Ordering::SeqCst)
+                self.torn(Bug::TornSwap, |_| value)
+                    .unwrap_or_else(|| self.0.swap(value, Ordering::SeqCst))
             }
 
             pub fn fetch_add(&self, value: $value, _: Ordering) -> $value {
@@ -117,6 +120,8 @@ macro_rules! atomic {
 
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
+
+pub use shuttle::hint::spin_loop;
 
 /// With the interface of `spin`'s.
 pub struct Mutex<T>(shuttle::sync::Mutex<T>);

@@ -2,6 +2,7 @@
 //! maps, with each allocation refused in turn, with each barrier, TLBI, count and protection left
 //! out in turn, and a test per known trap.
 
+mod free;
 mod mutation;
 mod oracle;
 mod program;

@@ -124,6 +124,10 @@ impl Mmu for Sim {
         }
     }
 
+    fn cpu(&self) -> usize {
+        self.machine.borrow().cpu()
+    }
+
     fn zero_frame(&self, frame: Frame) {
         if self.executes("zeros") {
             self.machine.borrow_mut().zero_frame(frame.number());

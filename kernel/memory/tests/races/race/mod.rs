@@ -1,5 +1,5 @@
-//! The races. Each is run as it is, and with a bug planted in the machine, which it must find (but
-//! for the frame allocator's: it is one lock).
+//! The races. Each is run as it is, and most with a bug planted in the machine, which they must
+//! find.
 
 mod asids;
 mod files;
