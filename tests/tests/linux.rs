@@ -266,6 +266,194 @@ const COREUTILS: &[&[&str]] = &[
     &["shuf", "-i", "1-1"],
 ];
 
+/// Scripts for bash alone.
+const BASH: &[&str] = &[
+    "a=(one two 'three four'); echo ${#a[@]} ${a[2]} ${a[@]:1}; for x in \"${a[@]}\"; do echo \"<$x>\"; done",
+    "declare -A m=([x]=1 [y]=2); echo ${m[x]} ${m[y]} ${#m[@]}",
+    "x=hello; echo ${x^^} ${x/l/L} ${x//l/L} ${x:1:3} ${x: -2}",
+    "[[ abc == a* && abc =~ ^(a)(b) ]] && echo ${BASH_REMATCH[2]}",
+    "for ((i = 0; i < 5; i++)); do ((i % 2)) && continue; echo $i; done",
+    "echo {a,b}{1..3} {5..1..2}",
+    "read a b <<< 'one two three'; echo $b",
+    "f() { local -n r=$1; r=set; }; f v; echo $v",
+    "printf '%q %(%Y)T\\n' 'a b' 0; printf -v x '%03d' 7; echo $x",
+    "mapfile -t l < /etc/group; echo ${#l[@]} ${l[0]}",
+    "cat() { while IFS= read -r l; do echo \"$l\"; done; }; cat < <(echo from a process)",
+    "echo a | { read x; echo $x; }; echo ${PIPESTATUS[@]}; true | false; echo ${PIPESTATUS[@]}",
+    "set -o pipefail; false | true; echo $?",
+    "coproc { read x; echo got $x; }; echo hi >&${COPROC[1]}; read y <&${COPROC[0]}; echo $y",
+    "trap 'echo line $LINENO' ERR; false; echo after",
+    "select x in a b; do echo $x; break; done <<< 2",
+    "let x=2**10; echo $x $((16#ff)) $((x > 3 && x < 2000))",
+    "shopt -s extglob; case aab in +(a)b) echo many;; esac",
+    "exec {fd}< /etc/passwd; read -u $fd l; echo $l; exec {fd}<&-",
+    "echo $BASH_SUBSHELL; (echo $BASH_SUBSHELL; (echo $BASH_SUBSHELL))",
+    "kill -l 9; kill -l TERM; trap -l > /dev/null; echo $?",
+    "ulimit -c; wait; jobs; echo ${#DIRSTACK[@]}",
+    "[[ -t 0 ]]; echo $?; [[ -d /dev/stdin ]]; echo $?",
+    "syntax ( error",
+];
+
+/// Scripts for other interpreters: the program, its name and the option of a script, and the script.
+const INTERPRETERS: &[(&str, &str, &str, &str)] = &[
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "print(1 // 0.0, 7 // 2, 2^53, 10 % 3, 'a' .. 1)",
+    ),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "for w in ('one two'):gmatch('%a+') do io.write(w, ';') end print(#arg)",
+    ),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "print(pcall(error, 'x')); local f <close> = io.open('/etc/passwd'); print(f:read('l'))",
+    ),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "local c = coroutine.wrap(function(a) local b = coroutine.yield(a + 1); return b * 2 end) print(c(1), c(21))",
+    ),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "t = {} for i = 1, 1e5 do t[i] = tostring(i) end collectgarbage() print(#table.concat(t))",
+    ),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "print(io.open('/no/such/file')); os.exit(3)",
+    ),
+    ("lua5.4", "lua5.4", "-e", "error('failed')"),
+    (
+        "lua5.4",
+        "lua5.4",
+        "-e",
+        "print(string.format('%5.2f|%x|%q', 3.14159, 255, 'a\\n'), os.time{year=2000, month=1, day=1, hour=12} > 0)",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "print join(',', map { $_ ** 2 } grep { $_ & 1 } 1 .. 9), \"\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "my %h; $h{$_}++ for split //, 'mississippi'; print \"$_$h{$_}\" for sort keys %h; print \"\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "$_ = 'a1b22'; while (/(\\d+)/g) { print pos, \" $1\\n\" }",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "my $p = fork; if (!$p) { exit 7 } waitpid $p, 0; print $? >> 8, \"\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "pipe R, W; if (!fork) { close R; print W \"from the child\\n\"; exit } close W; print <R>; wait; print \"$?\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "$SIG{ALRM} = sub { print \"alarm\\n\"; exit 4 }; alarm 1; select undef, undef, undef, 10; print \"late\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "$SIG{USR1} = sub { print \"caught\\n\" }; kill USR1 => $$; print \"after\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "open F, '<', '/no/such' or print \"$!\\n\"; die 'dead'",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "open F, '<', '/etc/passwd'; seek F, 5, 0; read F, my $x, 4; print \"$x \", tell F, \"\\n\"; print -s F, ' ', -d '/etc', \"\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "eval { die { code => 5 } }; print $@->{code}, \"\\n\"; print sprintf('%.3e %05d %s', 12345.678, 42, 'x'), \"\\n\"",
+    ),
+    (
+        "perl",
+        "perl",
+        "-e",
+        "my @a = sort { $a <=> $b } map { ($_ * 7919) % 1009 } 1 .. 1000; print \"@a[0, 499, 999]\\n\"",
+    ),
+    ("perl", "perl", "-e", "kill KILL => $$"),
+    ("make", "make", "--eval", "all:;@:"),
+    (
+        "make",
+        "make",
+        "--eval",
+        "$(info $(words a b c) $(patsubst %.c,%.o,x.c y.c) $(sort c a b)) all:;",
+    ),
+    ("make", "make", "-n", "nothing"),
+    ("make", "make", "--version", "-s"),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "select 1 + 1, 'text', x'00ff', null, 10 / 3.0",
+    ),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "create table t (a integer primary key, b); insert into t (b) values ('x'), ('y'), ('z'); select * from t order by a desc; select count(*), max(b) from t",
+    ),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "with recursive f(n, x) as (values (1, 1) union all select n + 1, x * (n + 1) from f where n < 15) select * from f",
+    ),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "create table t (a unique); insert into t values (1); insert into t values (1)",
+    ),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "begin; create table t (a); insert into t values (1); rollback; select * from t",
+    ),
+    (
+        "sqlite3",
+        "sqlite3",
+        ":memory:",
+        "select upper('abc'), substr('hello', 2, 3), strftime('%Y', 0, 'unixepoch'), printf('%05.1f', 2.25), json_extract('{\"a\": [1, 2]}', '$.a[1]')",
+    ),
+    ("sqlite3", "sqlite3", ":memory:", "select syntax error"),
+];
+
 fn cases(shell: &'static str, name: &str, scripts: &[&str]) -> Vec<Case> {
     let case = |script: &&str| Case::new(shell, &[name, "-c", script]);
     scripts.iter().map(case).collect()
@@ -286,6 +474,18 @@ fn dynamic_programs() {
     for words in COREUTILS {
         let path: &'static str = format!("/usr/bin/{}", words[0]).leak();
         cases.push(Case::new(path, words));
+    }
+    compare(&root, &cases).expect_sound();
+}
+
+#[test]
+fn interpreters() {
+    let root = root(&["bash", "lua5.4", "make", "perl-base", "sqlite3"]);
+    let mut cases = cases("/bin/bash", "bash", SCRIPTS);
+    cases.extend(self::cases("/bin/bash", "bash", BASH));
+    for (program, name, option, script) in INTERPRETERS {
+        let path: &'static str = format!("/usr/bin/{program}").leak();
+        cases.push(Case::new(path, &[name, option, script]));
     }
     compare(&root, &cases).expect_sound();
 }

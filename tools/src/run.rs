@@ -42,10 +42,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
     let progress = Progress::new(args.quiet);
     let qemu = qemu::prepare(args.qemu.as_deref(), &progress)?;
-    let toolchain = rust::prepare(&progress)?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let (built, kernel) = match &args.kernel {
         Some(kernel) => {
+            let toolchain = rust::prepare(&progress)?;
             let programs = image::build_programs(&toolchain, &progress)?;
             let image = image::foreign_kernel(kernel, folder.path())?;
             (
@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
                 true => Variant::Checks,
                 false => Variant::Plain,
             };
-            let built = image::build(&toolchain, variant, &progress)?;
+            let built = image::build_if_changed(variant, &progress)?;
             let image = image::kernel_image(&built.kernel, variant)?;
             (built, image)
         }

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod flat;
+mod fresh;
 mod guest;
 mod initramfs;
 mod tree;
@@ -70,6 +71,18 @@ pub fn build(toolchain: &Toolchain, variant: Variant, progress: &Progress) -> Re
         kernel: build_kernel(toolchain, variant, progress)?,
         programs: build_programs(toolchain, progress)?,
     })
+}
+
+/// The same, but nobody is asked where nothing has changed since the last time.
+pub fn build_if_changed(variant: Variant, progress: &Progress) -> Result<Built> {
+    let sources = fresh::Sources::now()?;
+    if let Some(built) = sources.built(variant) {
+        return Ok(built);
+    }
+    let built = build(&rust::prepare(progress)?, variant, progress)?;
+    // What changes meanwhile is not what was looked at: it will be built again.
+    sources.remember(variant, &built)?;
+    Ok(built)
 }
 
 /// Builds the kernel alone.
