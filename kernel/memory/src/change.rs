@@ -6,6 +6,7 @@
 //! relax     STR; DSB NSHST; TLBI VALE1; DSB NSH                more rights, same frame: this CPU only
 //! replace   STR 0; DSB ISHST; TLBI VALE1IS; DSB ISH; STR; DSB ISHST     another frame
 //! own_table, replace_table     as replace, by ASIDE1IS                 a table
+//! forget_local     DSB NSH; TLBI VAE1; DSB NSH                 nothing has changed, but the fault was taken
 //! Flush     STR...; DSB ISHST; TLBI VALE1IS... | ASIDE1IS; DSB ISH      fewer rights, or nothing
 //! ```
 //!
@@ -188,11 +189,12 @@ pub(crate) fn publish<M: Mmu>(mmu: &M) {
 }
 
 /// Forgets what this CPU has cached for a page, tables included: the descriptors permit what has
-/// faulted. No barrier comes before the TLBI: this CPU has stored no right here that it has not
-/// completed, and what another CPU stored, this one has just read, so that its walker finds it too
-/// (a store that one other observer sees, all see).
+/// faulted. The first DSB orders the TLBI after the loads that found that out: nothing else does,
+/// and if it acted before them, the walker could fetch what another CPU has just changed once more
+/// as it was, and the access would fault again.
 #[inline]
 pub(crate) fn forget_local<M: Mmu>(mmu: &M, va: u64, context: &Context) {
+    mmu.barrier(Barrier::DsbNsh);
     let asid = context.asid();
     mmu.tlbi(Tlbi::Vae1 { va, asid });
     mmu.barrier(Barrier::DsbNsh);

@@ -147,6 +147,8 @@ pub(crate) struct Cpu {
     pub pending: Vec<Pending>,
     pub in_flight: Vec<InFlight>,
     pub epoch: u32,
+    /// It has read descriptors, and executed no DSB since.
+    pub unordered: bool,
 }
 
 impl Cpu {
@@ -154,6 +156,17 @@ impl Cpu {
     pub fn invalidate(&mut self, scope: Scope) {
         self.leaves.retain(|leaf| !matches_leaf(scope, leaf));
         self.tables.retain(|table| !matches_table(scope, table));
+    }
+
+    /// A TLB invalidation acts here, and the walks of the current address space that it undid happen
+    /// again at once.
+    pub fn invalidate_and_refetch(&mut self, scope: Scope) {
+        let context = self.context;
+        let running = |asid| context.is_some_and(|context| asid == Some(context.asid));
+        self.leaves
+            .retain(|leaf| !matches_leaf(scope, leaf) || running(leaf.asid));
+        self.tables
+            .retain(|table| !matches_table(scope, table) || running(Some(table.asid)));
     }
 
     pub fn cache_leaf(&mut self, leaf: Leaf) {

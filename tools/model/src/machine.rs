@@ -187,8 +187,19 @@ impl Machine {
         )
     }
 
-    /// Reads a descriptor.
-    pub fn read_descriptor(&self, table: u64, index: usize) -> u64 {
+    /// The CPU that executes now.
+    pub fn cpu(&self) -> usize {
+        self.current
+    }
+
+    /// Reads a descriptor. Nothing but a DSB orders a TLBI after it.
+    pub fn read_descriptor(&mut self, table: u64, index: usize) -> u64 {
+        self.cpus[self.current].unordered = true;
+        self.descriptor(table, index)
+    }
+
+    /// What a descriptor reads as.
+    pub fn descriptor(&self, table: u64, index: usize) -> u64 {
         self.word(table * PAGE as u64 + index as u64 * 8)
     }
 
@@ -199,7 +210,7 @@ impl Machine {
         if self.rng.chance(80) {
             self.speculate_at(at);
         }
-        let old = self.read_descriptor(table, index);
+        let old = self.descriptor(table, index);
         self.check_write(at, level, old, value);
         self.store(What::Descriptor { at, value });
         self.written = at;
@@ -272,6 +283,9 @@ impl Machine {
     pub fn barrier(&mut self, barrier: Barrier) {
         self.race();
         let current = self.current;
+        if !matches!(barrier, Barrier::DmbIshst | Barrier::Isb) {
+            self.cpus[current].unordered = false;
+        }
         match barrier {
             Barrier::DmbIshst => self.cpus[current].epoch += 1,
             Barrier::DsbIshst => {
@@ -310,7 +324,16 @@ impl Machine {
         } else {
             1 << self.current
         };
-        self.cpus[self.current].pending.push(Pending { op, todo });
+        let here = 1 << self.current;
+        let mut pending = Pending { op, todo };
+        let cpu = &mut self.cpus[self.current];
+        if cpu.unordered && self.rng.chance(50) {
+            // It acts before what was read by then, and the walker fetches once more what the tables
+            // said before that.
+            cpu.invalidate_and_refetch(op.scope);
+            pending.todo &= !here;
+        }
+        cpu.pending.push(pending);
         self.race();
     }
 

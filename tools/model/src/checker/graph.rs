@@ -68,6 +68,9 @@ pub enum Fetch {
     Dirty,
     /// What is in memory.
     Clean,
+    /// What was in memory before programs stored to it through a MAP_SHARED mapping: to make that
+    /// visible is for them, as it is for who has mapped it elsewhere before.
+    Written,
 }
 
 /// A frame.

@@ -62,7 +62,9 @@ struct Cpu {
     /// TLBIs of more than a page, not completed by a DSB, and where each address space was active.
     issued: Vec<(Tlbi, At, BTreeMap<u64, u64>)>,
     /// TLBIs since the last operation, and whether a DSB has completed them.
-    forgot: Vec<(Tlbi, At, bool)>,
+    forgot: Vec<Forgot>,
+    /// A DSB has been executed since the last operation.
+    ordered: bool,
     /// The last change of the kernel's half that may not be in effect on this CPU.
     kernel: Option<KernelChange>,
     /// The last ASIDE1IS.
@@ -71,6 +73,16 @@ struct Cpu {
     root: Option<u64>,
     leaving: Option<(u64, At)>,
     unsynchronised: Option<At>,
+}
+
+#[derive(Debug)]
+struct Forgot {
+    op: Tlbi,
+    at: At,
+    /// After a DSB, and so after what the operation has read.
+    ordered: bool,
+    /// Before a DSB.
+    done: bool,
 }
 
 #[derive(Debug)]
@@ -483,8 +495,9 @@ impl Checker {
             return;
         }
         cpu.unsynced.clear();
+        cpu.ordered = true;
         if matches!(barrier, Barrier::DsbIsh | Barrier::DsbNsh) {
-            cpu.forgot.iter_mut().for_each(|(.., done)| *done = true);
+            cpu.forgot.iter_mut().for_each(|forgot| forgot.done = true);
         }
         let graph = &self.graph;
         for stales in self.stales.values_mut() {
@@ -570,7 +583,14 @@ impl Checker {
                 .iter_mut()
                 .for_each(|stale| stale.tlbi(graph, op, at));
         }
-        self.cpu(at).forgot.push((op, at, false));
+        let cpu = self.cpu(at);
+        let ordered = cpu.ordered;
+        cpu.forgot.push(Forgot {
+            op,
+            at,
+            ordered,
+            done: false,
+        });
         if let Scope::Asid(asid) = op.scope {
             self.cpu(at).last_asid = Some((asid, at));
         }

@@ -143,7 +143,10 @@ impl Checker {
             if new & (bits::EL0 | bits::READ_ONLY) == bits::EL0
                 && let Some(info) = self.graph.frames.get_mut(&frame)
             {
-                info.fetch = Fetch::Dirty;
+                info.fetch = match info.fetch {
+                    Fetch::Clean | Fetch::Written if new & bits::SHARED != 0 => Fetch::Written,
+                    _ => Fetch::Dirty,
+                };
             }
             let live = self.graph.tables.get(&place.table());
             if bits::private_writable(new) && live.is_some_and(|table| table.live > 0) {

@@ -6,13 +6,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use super::Checker;
 use super::bits;
 use super::event::{At, Operation, Page, Violation};
 use super::graph::Place;
 use super::rule::Rule;
 use super::stale::{Kind, Stale, Step};
-use crate::{Scope, Tlbi};
+use super::{Checker, Forgot, Unsynced};
+use crate::Scope;
 
 impl Checker {
     /// The CPU's own changes whose effect is not certain yet, when somebody relies on them.
@@ -42,7 +42,10 @@ impl Checker {
             self.report_stale(at, &stale, Rule::E3, event, count - 1);
         }
         let made = core::mem::take(&mut self.cpu(at).unsynced);
-        let mut reachable = made.iter().filter(|made| made.reachable);
+        // A walk that does not find an empty table yet faults as one does that finds it; and who makes
+        // a leaf there has seen it, and completes both.
+        let needed = |made: &&Unsynced| made.reachable && !self.leads_nowhere(made.place);
+        let mut reachable = made.iter().filter(needed);
         if let Some(first) = reachable.next() {
             let more = reachable.count();
             let page = self.page_of(first.place);
@@ -70,6 +73,21 @@ impl Checker {
                 missing,
             });
         }
+    }
+
+    /// An entry that leads to a table with no leaf below it.
+    fn leads_nowhere(&self, place: Place) -> bool {
+        let table = self.graph.tables.get(&place.table());
+        let level = table.map_or(3, |table| table.level);
+        let entry = self.graph.entry(place).unwrap_or(0);
+        level < 3 && self.has_no_leaf(bits::frame(entry))
+    }
+
+    fn has_no_leaf(&self, table: u64) -> bool {
+        self.graph.tables.get(&table).is_none_or(|table| {
+            let mut valid = table.entries.values().filter(|entry| bits::valid(**entry));
+            valid.all(|entry| table.level < 3 && self.has_no_leaf(bits::frame(*entry)))
+        })
     }
 
     /// The kernel goes on: what it mapped or unmapped for itself must be in effect, without an exception
@@ -140,6 +158,7 @@ impl Checker {
             });
         }
         let forgot = core::mem::take(&mut self.cpu(at).forgot);
+        self.cpu(at).ordered = false;
         if let Operation::Fault { va, spurious: true } = operation {
             self.spurious(at, va & !0xfff, &forgot);
         }
@@ -148,7 +167,7 @@ impl Checker {
 
     /// A fault of a page that the tables allow: this CPU caches something narrower, perhaps an entry
     /// of a table, and will again unless it was told to forget.
-    fn spurious(&mut self, at: At, va: u64, forgot: &[(Tlbi, At, bool)]) {
+    fn spurious(&mut self, at: At, va: u64, forgot: &[Forgot]) {
         let Some((root, space)) = self.cpu(at).root.and_then(|root| {
             let space = self.graph.spaces.get(&root)?;
             Some((root, space))
@@ -156,7 +175,7 @@ impl Checker {
             return;
         };
         let (asid, serial) = (space.asid, space.serial);
-        let mut hits = forgot.iter().filter(|(op, ..)| match op.scope {
+        let mut hits = forgot.iter().filter(|forgot| match forgot.op.scope {
             Scope::All => true,
             Scope::Asid(of) => of == asid,
             Scope::Page { va: page, asid: of } => {
@@ -165,14 +184,22 @@ impl Checker {
             Scope::Leaf { .. } => false,
         });
         let (rule, missing) = match hits.next_back() {
-            Some((.., true)) => return,
-            Some((_, tlbi, false)) => (
+            Some(hit) if !hit.done => (
                 Rule::E10,
                 format!(
                     "DSB NSH expected between the TLBI at #{} and #{}",
-                    tlbi.position, at.position
+                    hit.at.position, at.position
                 ),
             ),
+            Some(hit) if !hit.ordered => (
+                Rule::E10,
+                format!(
+                    "DSB NSH expected before the TLBI at #{}, which may act before the tables were \
+                     read",
+                    hit.at.position
+                ),
+            ),
+            Some(_) => return,
             None => (
                 Rule::E6,
                 format!(

@@ -165,7 +165,7 @@ pub fn the_others_leave_while_a_table_is_copied() {
     let mut space = child.space;
     mem.activate(space.root(), 0);
     let ttbr0 = space.root().ttbr0();
-    mem.mmu.machine.borrow_mut().activate(Some(ttbr0));
+    mem.mmu.activate(Some(ttbr0));
     // The table is copied by then, and not yet let go.
     mem.mmu.meanwhile.replace(Some(Box::new(|machine| {
         machine.borrow_mut().set_cpu(1);
@@ -192,7 +192,7 @@ pub fn the_others_leave_while_a_table_is_copied() {
     );
     let root = space.root().frame();
     assert_eq!(mem.frames.refs(root), 1);
-    mem.mmu.machine.borrow_mut().activate(None);
+    mem.mmu.activate(None);
     space.destroy(mem);
     let machine = mem.mmu.machine.borrow();
     assert_eq!(machine.violations(), []);

@@ -1,6 +1,7 @@
 //! Accesses of programs, and the faults they take.
 
 use memory::{Access, Handled, Outcome, Request};
+use model::checker::Operation;
 
 use super::{Result, World};
 use crate::oracle::{OFFSETS, va};
@@ -17,7 +18,8 @@ impl World {
         *self.outcomes.entry("rollover").or_default() += rolled as u32;
         if self.running[cpu] != Some(space.serial()) {
             let ttbr0 = space.root().ttbr0();
-            self.mem.mmu.machine.borrow_mut().activate(Some(ttbr0));
+            self.mem.mmu.activate(Some(ttbr0));
+            self.mem.mmu.done(Operation::Switch);
             self.running[cpu] = Some(space.serial());
         }
         cpu
@@ -73,6 +75,8 @@ impl World {
             }
             let space = &mut self.processes[process].space;
             let handled = space.fault(&self.mem, Request { addr, access });
+            let spurious = handled.outcome == Outcome::Spurious;
+            self.mem.mmu.done(Operation::Fault { va: addr, spurious });
             *self.outcomes.entry(name(handled.outcome)).or_default() += 1;
             match handled.outcome {
                 Outcome::Denied if !permitted => return Ok(Some(handled)),

@@ -8,6 +8,8 @@ use memory::{
     Refusal, Region, SpaceError,
 };
 
+use model::checker::Operation;
+
 use super::story::mode as fork_mode;
 use super::{PROCESSES, Process, Result, World};
 use crate::oracle::{OFFSETS, Page, Pages, va};
@@ -216,6 +218,7 @@ impl World {
                 let cpu = self.cpu(cpu);
                 match AddressSpace::new(&self.mem) {
                     Ok(space) => {
+                        self.mem.mmu.born(&space);
                         let old =
                             std::mem::replace(&mut self.processes[process % count].space, space);
                         self.processes[process % count].pages = Pages::default();
@@ -250,14 +253,14 @@ impl World {
     pub(super) fn destroy(&mut self, cpu: usize, space: AddressSpace) {
         for other in 0..self.running.len() {
             if self.running[other] == Some(space.serial()) {
-                let mut machine = self.mem.mmu.machine.borrow_mut();
-                machine.set_cpu(other);
-                machine.activate(None);
+                self.mem.mmu.machine.borrow_mut().set_cpu(other);
+                self.mem.mmu.activate(None);
                 self.running[other] = None;
             }
         }
         self.cpu(cpu);
         space.destroy(&self.mem);
+        self.mem.mmu.done(Operation::End);
     }
 
     fn expect(&self, permitted: bool, done: std::result::Result<(), Handled>) -> Result {
@@ -358,6 +361,7 @@ impl World {
                 }
                 let pages = parent.pages.clone();
                 let name = self.next_name();
+                self.mem.mmu.born(&space);
                 self.processes.push(Process { name, space, pages });
                 Ok(())
             }

@@ -18,13 +18,14 @@ use memory::{
     mutate,
 };
 use model::Machine;
+use model::checker::Operation;
 
 use self::census::Census;
 pub use self::story::story;
 
 use crate::oracle::{OFFSETS, Object, PAGES, Pages, va};
 use crate::program::Op;
-use crate::sim::Sim;
+use crate::sim::{self, Sim};
 
 const FIRST: u64 = 0x40000;
 /// Of the seed: promises are not limited, and faults may fail.
@@ -46,6 +47,20 @@ impl Source for Pattern {
         (0u64..)
             .zip(page)
             .for_each(|(at, byte)| *byte = self.byte(offset + at));
+    }
+}
+
+/// What a step is to the checker.
+fn operation(op: Op) -> Operation {
+    match op {
+        Op::Fork { .. } => Operation::Fork,
+        Op::Map { .. } => Operation::Map,
+        Op::Unmap { .. } => Operation::Unmap,
+        Op::Protect { .. } => Operation::Protect,
+        Op::Remap { .. } => Operation::Move,
+        Op::Exec { .. } => Operation::Exec,
+        Op::Exit { .. } => Operation::End,
+        _ => Operation::Discard,
     }
 }
 
@@ -132,6 +147,7 @@ impl World {
         };
         let files = vec![file(1, 3), file(2, 6)];
         let space = AddressSpace::new(&mem).expect("a first address space");
+        mem.mmu.born(&space);
         let first = Process {
             name: 0,
             space,
@@ -186,6 +202,7 @@ impl World {
         let hogs = self.shortage.hogs.len();
         self.shortage.began = mutate::allocations();
         self.execute(op)?;
+        self.mem.mmu.done(operation(op));
         // A step of several parts may have given them back by itself.
         let hogs = hogs.min(self.shortage.hogs.len());
         for hog in self.shortage.hogs.drain(..hogs) {
@@ -205,6 +222,11 @@ impl World {
         machine.check_quiescent(&roots);
         if let Some(violation) = machine.violations().first() {
             return Err(format!("{:?}: {}", violation.rule, violation.detail));
+        }
+        if !sim::deaf()
+            && let Some(told) = self.mem.mmu.told()
+        {
+            return Err(told);
         }
         let allocated = machine.allocated_count() as u64;
         drop(machine);

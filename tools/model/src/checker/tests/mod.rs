@@ -402,11 +402,11 @@ fn e6_tlbis_that_do_not_match() {
 
 #[test]
 fn e6_spurious_faults() {
-    let again = |scope: Option<Scope>, end: &[Barrier]| {
+    let after = |before: &[Barrier], scope: Option<Scope>, end: &[Barrier]| {
         let mut s = Stream::running();
         s.map(0x200, RW);
         s.fault();
-        s.barriers(&[DsbNshst]);
+        s.barriers(before);
         if let Some(scope) = scope {
             s.tlbi(scope, false);
         }
@@ -417,11 +417,13 @@ fn e6_spurious_faults() {
         }));
         s
     };
+    let again = |scope, end: &[Barrier]| after(&[DsbNsh], scope, end);
     let page = Scope::Page {
         va: VA,
         asid: Some(ASID),
     };
     again(Some(page), &[DsbNsh]).good();
+    after(&[], Some(page), &[DsbNsh]).bad(Rule::E10, &["DSB NSH expected before the TLBI"]);
     again(None, &[DsbNsh]).bad(
         Rule::E6,
         &["fault again", "TLBI VAE1 for VA 0x5000, ASID 5"],
