@@ -58,7 +58,8 @@ fn stress_on_raspberry_pis() {
 #[test]
 fn four_cpus_are_clean() {
     for mode in MODES {
-        let programs: [&[&str]; 6] = [
+        let programs: [&[&str]; 7] = [
+            &["story"],
             &["stress", "4", "3", "3"],
             &["isolation", "20", "100", "7"],
             &["mapping"],

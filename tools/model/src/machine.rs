@@ -187,11 +187,6 @@ impl Machine {
         )
     }
 
-    /// The CPU that executes now.
-    pub fn cpu(&self) -> usize {
-        self.current
-    }
-
     /// Reads a descriptor. Nothing but a DSB orders a TLBI after it.
     pub fn read_descriptor(&mut self, table: u64, index: usize) -> u64 {
         self.cpus[self.current].unordered = true;
