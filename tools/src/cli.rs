@@ -10,7 +10,7 @@ use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
 use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
 use crate::report::diff::DiffArgs;
-use crate::view::args::{ExportArgs, FlameArgs, TimelineArgs};
+use crate::view::args::{ExportArgs, FlameArgs, HtmlArgs, TimelineArgs};
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
 ///
@@ -46,6 +46,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Draw a flame graph of page faults by call stack, or of what differs between two traces
     Flame(FlameArgs),
+    /// Write the report as one HTML file: the sharing map through time, decay curves, flame graph
+    Html(HtmlArgs),
     /// Write the trace as a timeline for Perfetto (ui.perfetto.dev)
     Timeline(TimelineArgs),
     /// Write the faults for other tools: JSON lines, CSV, Parquet, Perfetto, folded stacks

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Check(args) => args.run().map(ExitCode::from),
         Command::Diff(args) => args.run().map(ExitCode::from),
         Command::Flame(args) => args.run().map(ExitCode::from),
+        Command::Html(args) => args.run().map(ExitCode::from),
         Command::Timeline(args) => args.run().map(ExitCode::from),
         Command::Export(args) => args.run().map(ExitCode::from),
         Command::Completions(args) => tools::manual::completions(args.shell),

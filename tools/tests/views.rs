@@ -180,6 +180,40 @@ fn what_grew_too_much_is_a_finding() {
     assert!(errors.contains("nowhere.cow"), "{errors}");
 }
 
+#[test]
+fn the_page_holds_all_it_shows() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let trace = &trace(dir.path(), "a.cow", 2);
+    let page = text(&["html", trace]);
+    for elsewhere in ["src=\"http", "href=\"http", "url(http", "@STYLE@", "@DATA@"] {
+        assert!(!page.contains(elsewhere), "{elsewhere} is in the page");
+    }
+    let (_, rest) = page.split_once("id=\"data\">").expect("the data");
+    let (data, _) = rest.split_once("</script>").expect("its end");
+    let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
+    assert_eq!(data["faults"].as_array().map(Vec::len), Some(5));
+    assert_eq!(
+        data["report"]["loss_line"].as_str().map(|line| &line[..10]),
+        Some("Loss: none")
+    );
+    // At the fork, parent and child share three pages (class 1); at the end the parent has them alone.
+    let spaces = |picture: &serde_json::Value| -> Vec<(u64, serde_json::Value)> {
+        let spaces = picture["spaces"].as_array().expect("spaces").iter();
+        spaces
+            .map(|space| (space[0].as_u64().expect("a pid"), space[1].clone()))
+            .collect()
+    };
+    let pictures = data["pictures"].as_array().expect("pictures");
+    let fork = pictures
+        .iter()
+        .find(|picture| picture["after"] == "fork 1 > 2");
+    let shared = serde_json::json!([[V / PAGE, 3, 1]]);
+    let at_fork = spaces(fork.expect("a picture of the fork"));
+    assert_eq!(at_fork, [(1, shared.clone()), (2, shared)]);
+    let at_end = spaces(pictures.last().expect("a picture of the end"));
+    assert_eq!(at_end, [(1, serde_json::json!([[V / PAGE, 3, 0]]))]);
+}
+
 /// What the test looks at of Perfetto's messages, written down apart from what writes them.
 #[derive(Clone, PartialEq, Message)]
 struct Trace {

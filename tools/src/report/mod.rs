@@ -29,6 +29,9 @@ use std::path::Path;
 use anyhow::Context;
 use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, ReportArgs, ReportFormat};
 
+use wire::event::Record;
+
+use crate::analysis::machine::Change;
 use crate::analysis::stream::{self, Incompatible, State};
 use crate::analysis::symbols::{SearchPath, Symbols};
 use crate::exit::{self, Exit};
@@ -47,6 +50,41 @@ pub struct Options {
     pub strict: bool,
     /// Where programs' ELF files are.
     pub symbols: SearchPath,
+}
+
+/// What a report is made of, on the way through a trace.
+#[derive(Default)]
+pub(crate) struct Parts {
+    lines: lines::Lines,
+    decay: decay::Decay,
+}
+
+impl Parts {
+    /// The report without the story, as JSON.
+    pub(crate) fn json(
+        self,
+        state: &State,
+        symbols: &mut Symbols,
+        top: usize,
+    ) -> anyhow::Result<serde_json::Value> {
+        let (lines, _) = self.lines.finish(&state.machine, symbols);
+        let report = summary::report(state, None, lines, &self.decay, symbols, top);
+        let mut value = serde_json::to_value(&report)?;
+        let loss = summary_text::loss_line(&report.losses, report.frames, report.events);
+        value["loss_line"] = anstream::adapter::strip_str(&loss).to_string().into();
+        Ok(value)
+    }
+}
+
+impl stream::Observer for Parts {
+    fn after(&mut self, state: &State, cpu: u8, record: &Record, change: &Change) {
+        self.lines.after(state, cpu, record, change);
+        self.decay.after(state, cpu, record, change);
+    }
+
+    fn restart(&mut self) {
+        *self = Parts::default();
+    }
 }
 
 /// Reads a trace and writes the report. Styles are ANSI escapes: strip them where they are not wanted.

@@ -88,6 +88,25 @@ pub struct TimelineArgs {
     pub view: ViewArgs,
 }
 
+/// `html`: the whole report as one file for a browser, which needs no network: the sharing map of
+/// all address spaces through time, decay curves, flame graph, the life of each page.
+#[derive(Args, Clone, Debug)]
+pub struct HtmlArgs {
+    /// The trace.
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// Where the ELF files are.
+    #[command(flatten)]
+    pub symbols: SymbolArgs,
+    /// Where it goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// How many source lines and forks to show
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub top: usize,
+}
+
 /// `export`: the faults in a format of other tools.
 #[derive(Args, Clone, Debug)]
 pub struct ExportArgs {

@@ -2,22 +2,29 @@
 
 pub mod args;
 mod flame;
+mod html;
 pub mod output;
 mod perfetto;
 mod timeline;
 
 use std::path::Path;
 
-use args::{ExportArgs, ExportFormat, FlameArgs, FlameFormat, TimelineArgs, ViewArgs, Weight};
+use args::{
+    ExportArgs, ExportFormat, FlameArgs, FlameFormat, HtmlArgs, TimelineArgs, ViewArgs, Weight,
+};
 
 use crate::analysis::stream::{self, State};
 use crate::analysis::symbols::Symbols;
 use crate::report::args::ListFormat;
 use crate::report::faults::{self, Lister};
 use crate::report::filter::Filter;
+use crate::report::{self, filter::FilterArgs};
 use crate::report::{code, warn, with_input, with_trace};
 
+use wire::event::Outcome;
+
 use flame::{Flame, Stacks};
+use html::Collector;
 use timeline::Timeline;
 
 impl ViewArgs {
@@ -104,6 +111,38 @@ impl FlameArgs {
     pub fn run(&self) -> anyhow::Result<u8> {
         let diff = self.diff.as_deref();
         self.view.flame(self.by, self.lines, self.format, diff)
+    }
+}
+
+impl HtmlArgs {
+    /// `html`.
+    ///
+    /// # Errors
+    /// When reading or writing fails, or the input is no trace.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        with_input(&self.input, |input| {
+            let mut out = self.output.text()?;
+            let copies = FilterArgs {
+                outcome: vec![Outcome::CowCopy, Outcome::TableUnshare],
+                ..FilterArgs::default()
+            };
+            let mut symbols = Symbols::new(self.symbols.search_path());
+            let flame = Flame::new(Filter::new(&copies), Weight::Count, &mut symbols);
+            let mut observers = (flame, (report::Parts::default(), Collector::default()));
+            let state = stream::read(input, &mut observers)?;
+            let (flame, (parts, page)) = observers;
+            let stacks = flame.finish(&state.machine, false);
+            let mut picture = Vec::new();
+            if !stacks.is_empty() {
+                flame::svg(None, &stacks, Weight::Count, &mut picture)?;
+            }
+            let flame = (!picture.is_empty()).then_some(&picture[..]);
+            let report = parts.json(&state, &mut symbols, self.top)?;
+            page.write(&state, &mut symbols, report, flame, &mut out)?;
+            out.keep()?;
+            warn(&state, &symbols);
+            Ok(code(&state, self.input.strict, false))
+        })
     }
 }
 
