@@ -20,8 +20,8 @@ pub struct Local {
     emergency: Cell<*const u8>,
     /// TLBIs it has issued.
     pub(super) tlbis: Cell<u64>,
-    /// A block of the heap for its next allocation.
-    pub(super) ready_block: Cell<Option<heap::Block>>,
+    /// Blocks of the heap for its next allocations.
+    pub(super) blocks: heap::Blocks,
 }
 
 /// Offsets for assembly.
@@ -36,7 +36,7 @@ impl Local {
             stack: Cell::new(core::ptr::null()),
             emergency: Cell::new(super::trap::BOOT_EMERGENCY_TOP),
             tlbis: Cell::new(0),
-            ready_block: Cell::new(None),
+            blocks: heap::NO_BLOCKS,
         }
     }
 

@@ -125,8 +125,28 @@ impl<'a> Buffer<'a> {
         Ok(done)
     }
 
+    /// Whether so many bytes are the next piece, as they are of a small read or write: then there
+    /// is nothing to be taken to pieces.
+    #[inline]
+    fn is_piece(&self, len: usize) -> bool {
+        matches!(self.memory, Memory::User)
+            && len <= self.room.min(self.left)
+            && len as u64 <= PAGE_SIZE - self.at % PAGE_SIZE
+    }
+
     /// Puts bytes into it, as many as there is room for.
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        if self.is_piece(bytes.len()) {
+            uaccess::write(self.at, bytes)?;
+            self.advance(bytes.len());
+            return Ok(bytes.len());
+        }
+        self.put_pieces(bytes)
+    }
+
+    #[inline(never)]
+    fn put_pieces(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         self.each(bytes.len(), |memory, at, done, count| {
             let bytes = &bytes[done..done + count];
             match memory {
@@ -149,7 +169,18 @@ impl<'a> Buffer<'a> {
     }
 
     /// Takes bytes out of it, as many as there are.
+    #[inline]
     pub fn take(&mut self, to: &mut [u8]) -> Result<usize, Errno> {
+        if self.is_piece(to.len()) {
+            uaccess::read(to, self.at)?;
+            self.advance(to.len());
+            return Ok(to.len());
+        }
+        self.take_pieces(to)
+    }
+
+    #[inline(never)]
+    fn take_pieces(&mut self, to: &mut [u8]) -> Result<usize, Errno> {
         self.each(to.len(), |memory, at, done, count| {
             let to = &mut to[done..done + count];
             match memory {

@@ -78,10 +78,15 @@ impl Watchers {
     }
 
     /// Tells all. Whoever enters later looks at the object itself.
+    #[inline]
     pub fn notify(&self, events: Events) {
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.count.load(Ordering::SeqCst) != 0 {
+            self.tell(events);
         }
+    }
+
+    #[inline(never)]
+    fn tell(&self, events: Events) {
         let mut last = 0;
         // One by one without the lock: an epoll tells its own watchers.
         while let Some((number, watcher)) = self.after(last) {

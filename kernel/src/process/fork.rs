@@ -64,23 +64,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         let (space, counts) = parent_space.fork(mode)?;
         (space, counts, mode)
     };
-    let state = {
-        let state = process.state.lock();
-        State {
-            name: state.name,
-            program: state.program.clone(),
-            directory: state.directory.clone(),
-            root: state.root.clone(),
-            umask: state.umask,
-            space: space.identity(),
-            fork_mode: state.fork_mode,
-            strings: state.strings,
-            memory: Arc::downgrade(&space),
-            thread: None,
-            vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
-        }
-    };
-    let (ticking, limits) = (process.timers.is_watched(), *process.limits.lock());
+    let ticking = process.timers.is_watched();
     let child = place.fill(|| Process {
         pid,
         parent: AtomicU32::new(process.pid),
@@ -93,7 +77,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         credentials: Lock::new(Rank::Credentials, credentials),
         report: AtomicU32::new(0),
         end_signal: AtomicU32::new(at_end),
-        limits: Lock::new(Rank::Limits, limits),
+        limits: Lock::new(Rank::Limits, *process.limits.lock()),
         timers: timers::Timers::default(),
         usage: usage::OfProcess::default(),
         death_signal: AtomicU32::new(0),
@@ -103,7 +87,22 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         dumpable: AtomicU32::new(process.dumpable.load(Ordering::Relaxed)),
         executed: AtomicBool::new(false),
         nice: AtomicI32::new(process.nice.load(Ordering::Relaxed)),
-        state: Lock::new(Rank::Process, state),
+        state: Lock::new(Rank::Process, {
+            let state = process.state.lock();
+            State {
+                name: state.name,
+                program: state.program.clone(),
+                directory: state.directory.clone(),
+                root: state.root.clone(),
+                umask: state.umask,
+                space: space.identity(),
+                fork_mode: state.fork_mode,
+                strings: state.strings,
+                memory: Arc::downgrade(&space),
+                thread: None,
+                vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
+            }
+        }),
     });
     let thread = match start_thread(&child, space.clone(), frame, clone) {
         Ok(thread) => thread,

@@ -564,7 +564,16 @@ impl WaitQueue {
     }
 
     /// Wakes all.
+    #[inline]
     pub fn wake_all(&mut self) {
+        // Most often nobody waits.
+        if !self.first.is_null() {
+            self.wake_some();
+        }
+    }
+
+    #[inline(never)]
+    fn wake_some(&mut self) {
         self.last = ptr::null();
         let mut at = core::mem::replace(&mut self.first, ptr::null());
         // SAFETY: as in `push`; a waiter that was woken stays until it gets the lock, which the
