@@ -52,7 +52,7 @@ impl Frame {
 pub enum Kind {
     /// Never given to the allocator, or never handed out by it.
     Unused = 0,
-    /// On the free list.
+    /// Free.
     Free = 1,
     /// The kernel's own.
     Kernel = 2,

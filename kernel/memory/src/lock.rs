@@ -92,7 +92,8 @@ pub enum Rank {
     Output,
     /// What numbers in the trace stand for, on the way to it.
     Metas,
-    /// The free frames.
+    /// The free frames that no CPU has to itself. (Those that it has are behind a lock of another kind,
+    /// which is taken before this one and under which no other is: see `free`.)
     Frames,
     /// The random numbers.
     Random,

@@ -167,8 +167,8 @@ pub trait Mmu {
         true
     }
 
-    /// The number of the CPU that executes this: which of the lists of free frames is its own. (Were
-    /// it another's, that would only be slower.)
+    /// The number of the CPU that executes this, below the number of CPUs that
+    /// [`Memory::new`](crate::Memory::new) was told: which list of free frames is its own.
     #[inline]
     fn cpu(&self) -> usize {
         0
