@@ -96,7 +96,7 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     } else {
         None
     };
-    if !limits::may_map(&space, len, !shared && prot.contains(Prot::WRITE)) {
+    if !limits::may_map(space, len, !shared && prot.contains(Prot::WRITE)) {
         return Err(Errno::ENOMEM);
     }
     space.map_at(|inner| {
