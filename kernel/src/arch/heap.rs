@@ -187,6 +187,10 @@ type Block = (NonNull<u8>, Layout);
 /// Those of a core, by size. Whoever wants one of the same layout gets it: what a process takes is
 /// what the one before has left.
 pub(super) type Blocks = [Cell<Option<Block>>; BLOCKS];
+#[allow(
+    clippy::declare_interior_mutable_const,
+    reason = "each core's own begin as a copy of it"
+)]
 pub(super) const NO_BLOCKS: Blocks = [const { Cell::new(None) }; BLOCKS];
 const BLOCKS: usize = 32;
 /// Larger ones are not kept when they are freed.
