@@ -217,6 +217,21 @@ uaccess_read_cstr:
 2:  mov     x0, x3
     ret
 
+// fn(at: user address, from: u32, to: u32) -> what was there. With PAN off.
+    .global uaccess_exchange
+uaccess_exchange:
+1:  ldaxr   w3, [x0]
+    cmp     w3, w1
+    b.ne    2f
+    stlxr   w4, w2, [x0]
+    cbnz    w4, 1b
+    dmb     ish
+    mov     w0, w3
+    ret
+2:  clrex
+    mov     w0, w3
+    ret
+
     .global uaccess_end
 uaccess_end:
     .global uaccess_fault

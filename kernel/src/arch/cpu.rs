@@ -191,6 +191,20 @@ pub fn init() {
     }
 }
 
+/// Runs `f`, which may touch user memory as the kernel touches its own.
+pub fn with_user_access<R>(f: impl FnOnce() -> R) -> R {
+    if !has_pan() {
+        return f();
+    }
+    // SAFETY: MSR PAN, #0 and #1, as in `init`. In between interrupts are masked, and an abort comes
+    // back here.
+    unsafe { instruction!(".inst 0xd500409f", options(nostack)) };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { instruction!(".inst 0xd500419f", options(nostack)) };
+    result
+}
+
 /// Sleeps until an interrupt is pending and lets it be taken: only for the idle loop, with the
 /// interrupts masked (as they are everywhere else in the kernel).
 pub fn wait_for_interrupt() {

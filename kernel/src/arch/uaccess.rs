@@ -1,6 +1,7 @@
 //! User memory, touched with the user's own permissions (LDTR, STTR), so that a store into a
 //! copy-on-write page takes the same fault as the program's own store.
 
+use super::cpu;
 use memory::USER_END;
 
 /// The user's memory cannot be read or written there.
@@ -12,6 +13,7 @@ unsafe extern "C" {
     fn uaccess_write(to: u64, from: *const u8, len: usize) -> isize;
     fn uaccess_zero(to: u64, len: usize) -> isize;
     fn uaccess_read_cstr(to: *mut u8, from: u64, len: usize) -> isize;
+    fn uaccess_exchange(at: u64, from: u32, to: u32) -> isize;
     static uaccess_start: u8;
     static uaccess_end: u8;
     static uaccess_fault: u8;
@@ -56,6 +58,29 @@ pub fn zero(to: u64, len: usize) -> Result<(), Fault> {
     check(to, len)?;
     // SAFETY: the user's memory is checked by the MMU, with a fix-up for faults.
     done(unsafe { uaccess_zero(to, len) })
+}
+
+/// Reads a little-endian 32-bit value, in one access if it is aligned.
+pub fn read_u32(from: u64) -> Result<u32, Fault> {
+    let mut bytes = [0; 4];
+    read(&mut bytes, from)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// Replaces the 32-bit value at an aligned address by `to`, if it is `from`, as one step for the
+/// program's other threads. What it was.
+pub fn exchange_u32(at: u64, from: u32, to: u32) -> Result<u32, Fault> {
+    check(at, 4)?;
+    if !at.is_multiple_of(4) {
+        return Err(Fault);
+    }
+    // There are no exclusive accesses with the user's permissions, but on a user's page they are
+    // the same: what the kernel may write, the program may.
+    let result = cpu::with_user_access(|| {
+        // SAFETY: the user's memory is checked by the MMU, with a fix-up for faults.
+        unsafe { uaccess_exchange(at, from, to) }
+    });
+    u32::try_from(result).map_err(|_| Fault)
 }
 
 /// Reads a little-endian 64-bit value.

@@ -128,7 +128,9 @@ pub fn input() {
 
 /// Before an interrupt returns to EL0.
 pub fn leave_interrupt(frame: &mut TrapFrame) {
-    if scheduler::cpu().reschedule.replace(false) {
+    // It may have lost the right to run here.
+    let moves = !current().may_run_on(arch::cpu::id());
+    if scheduler::cpu().reschedule.replace(false) || moves {
         scheduler::preempt();
     }
     let thread = current();

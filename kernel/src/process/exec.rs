@@ -5,8 +5,8 @@ use super::elf::{self, Elf};
 use super::image::{Arguments, Image, Loadable, Strings};
 use super::script::{HEAD, Script};
 use super::space::Space;
-use super::thread::{self, current};
-use super::{exit, options, scheduler, signal, timers, usage};
+use super::thread::{self, Current, current};
+use super::{exit, futex, options, scheduler, signal, threads, timers, usage};
 use crate::arch::{self, trap::TrapFrame};
 use crate::fs::access::{self, Caller};
 use crate::fs::label;
@@ -75,6 +75,14 @@ pub fn exec(
     let running = program.running;
     let thread = current();
     let process = &thread.process;
+    let loading = arch::time::cycles().wrapping_sub(start);
+    if let Err(error) = leave_threads(&thread, &old) {
+        drop(thread.replace_space(Some(old)));
+        Space::release(space);
+        return Err(error);
+    }
+    // It may have been another CPU's counter until here.
+    let start = arch::time::cycles().wrapping_sub(loading);
     let last = Arc::strong_count(&old) == 1;
     if last {
         old.report_resident();
@@ -120,6 +128,20 @@ pub fn exec(
         sp,
         ..TrapFrame::default()
     };
+    Ok(())
+}
+
+/// Nothing that may fail is left: ends the other threads of the process, which see the address space
+/// that they share as it was, and does there what an ending thread owes. EAGAIN: the process ends.
+fn leave_threads(thread: &Current, old: &Arc<Space>) -> Result<(), Errno> {
+    threads::end_others(thread)?;
+    thread.process.threaded.store(false, Ordering::Relaxed);
+    let shared = Arc::strong_count(old) > 1;
+    if futex::owes(thread, shared) {
+        let new = thread.replace_space(Some(old.clone()));
+        futex::leave_memory(thread, shared);
+        drop(thread.replace_space(new));
+    }
     Ok(())
 }
 

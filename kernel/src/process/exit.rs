@@ -3,8 +3,10 @@
 use super::signal::{self, Info};
 use super::table::Bereaved;
 use super::thread::{Current, current};
-use super::{INIT, Process, group, scheduler, space::Space, table, timers, usage, wait};
-use crate::arch::{secondary, uaccess};
+use super::{
+    INIT, Process, futex, group, scheduler, space::Space, table, threads, timers, usage, wait,
+};
+use crate::arch::secondary;
 use crate::fs::tty;
 use crate::{driver, trace};
 use alloc::sync::{Arc, Weak};
@@ -16,6 +18,11 @@ use wire::event::Event;
 /// Ends the current process with an exit code.
 pub fn exit(code: u32) -> ! {
     end((code & 0xff) << 8)
+}
+
+/// Ends the current thread; with the last one its process, with this exit code.
+pub fn exit_thread(code: u32) -> ! {
+    thread_end((code & 0xff) << 8)
 }
 
 /// Ends the current process by a signal, at `pc`, for a fault at `addr`.
@@ -30,48 +37,74 @@ pub fn kill(thread: &Current, signal: u32, pc: u64, addr: u64) -> ! {
 }
 
 fn end(status: u32) -> ! {
-    let process = {
+    thread_end(threads::end_all(&current(), status))
+}
+
+/// Ends the current thread. If it is the last, its process ends with this wait status, unless the
+/// process was told to end with another.
+pub fn thread_end(status: u32) -> ! {
+    let ended = {
         let thread = current();
         let process = thread.process.clone();
-        release_child_tid(&thread);
-        // Out of their locks before anything is dropped: closing a pipe wakes others.
-        let files = mem::take(&mut *process.files.lock());
-        files.close_all();
-        signal::end(&process);
-        timers::end(&process);
-        usage::end(&process, &thread);
-        let space = thread.replace_space(None);
-        let serial = space.as_ref().map_or(0, |space| space.serial);
-        if let Some(space) = &space
-            && Arc::strong_count(space) == 1
-        {
-            space.report_resident();
+        let shared = |space: &Arc<Space>| Arc::strong_count(space) > 1;
+        futex::leave_memory(&thread, thread.space().is_some_and(shared));
+        let last = threads::begin_end(&thread, status);
+        if let Some(status) = last {
+            end_process(&thread, status);
+        } else {
+            trace::emit(Event::ThreadExit {
+                pid: process.pid,
+                tid: thread.tid(),
+            });
         }
-        trace::emit(Event::Exit {
-            pid: process.pid,
-            space: serial,
-            status,
-        });
-        if let Some(space) = space {
+        usage::note_resident(&process, &thread);
+        if let Some(space) = thread.replace_space(None) {
             Space::release(space);
         }
-        process.status.store(status, Ordering::Relaxed);
-        let own = {
-            let mut state = process.state.lock();
-            state.space = (0, 0, 0);
-            state.memory = Weak::new();
-            (state.thread.take(), state.program.take())
-        };
-        drop(own);
-        release_vfork_parent(&process);
-        process
+        threads::finish_end(&thread).map(|status| (process, status))
     };
+    if let Some((process, status)) = ended {
+        bury(&process, status);
+    }
+    scheduler::end_current()
+}
+
+/// The last thread of a process gives up what they had in common, but for the address space.
+fn end_process(thread: &Current, status: u32) {
+    let process = &thread.process;
+    // Out of their locks before anything is dropped: closing a pipe wakes others.
+    let files = mem::take(&mut *process.files.lock());
+    files.close_all();
+    signal::end(process);
+    timers::end(process);
+    let space = thread.space();
+    if let Some(space) = space
+        && Arc::strong_count(space) == 1
+    {
+        space.report_resident();
+    }
+    trace::emit(Event::Exit {
+        pid: process.pid,
+        space: space.map_or(0, |space| space.serial),
+        status,
+    });
+}
+
+/// A process has no thread any more: those who have to know are told.
+fn bury(process: &Process, status: u32) {
+    process.status.store(status, Ordering::Relaxed);
+    let program = {
+        let mut state = process.state.lock();
+        state.space = (0, 0, 0);
+        state.memory = Weak::new();
+        state.program.take()
+    };
+    drop(program);
+    release_vfork_parent(process);
     if process.pid == INIT {
         machine(exit_code(status));
     }
-    leave_family(&process);
-    drop(process);
-    scheduler::end_current()
+    leave_family(process);
 }
 
 /// What a shell would call the status.
@@ -79,19 +112,6 @@ fn exit_code(status: u32) -> i32 {
     match status & 0x7f {
         0 => (status >> 8) as i32,
         signal => 128 + signal as i32,
-    }
-}
-
-/// CLONE_CHILD_CLEARTID: tells the others in the address space, if there are any.
-fn release_child_tid(thread: &Current) {
-    let addr = thread.clear_child_tid.load(Ordering::Relaxed);
-    if addr != 0
-        && thread
-            .space()
-            .is_some_and(|space| Arc::strong_count(space) > 1)
-    {
-        // As on Linux, a bad address is the program's own loss.
-        let _ = uaccess::write_u32(addr, 0);
     }
 }
 

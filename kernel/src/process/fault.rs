@@ -23,6 +23,8 @@ pub struct Repeat {
     pc: u64,
     addr: u64,
     count: u32,
+    /// When it had been handled: the low bits of the counter.
+    end: u32,
 }
 
 /// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
@@ -71,25 +73,37 @@ fn handle_once(
         addr: abort.addr,
         access: access(abort),
     };
-    let mut handled = space.fault(request);
+    let mut outcome = Outcome::OutOfMemory;
+    let mut tell = |handled: &Handled| {
+        outcome = translate(handled.outcome);
+        if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
+            outcome = Outcome::Fatal;
+        }
+        if trace::enabled(trace::FAULT) {
+            record(
+                thread,
+                space,
+                frame,
+                abort.raw(),
+                origin,
+                outcome,
+                Some(*handled),
+                tlbis,
+            );
+        }
+    };
+    let mut handled = space.fault(request, |handled| {
+        if handled.outcome != memory::Outcome::OutOfMemory {
+            tell(handled);
+        }
+    });
     if handled.outcome == memory::Outcome::OutOfMemory {
-        handled = reclaim(space, request, handled);
+        handled = reclaim(space, request, handled, &mut tell);
     }
-    let mut outcome = translate(handled.outcome);
-    if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
-        outcome = Outcome::Fatal;
-    }
-    if trace::enabled(trace::FAULT) {
-        record(
-            thread,
-            space,
-            frame,
-            abort.raw(),
-            origin,
-            outcome,
-            Some(handled),
-            tlbis,
-        );
+    if outcome == Outcome::Spurious {
+        let last = thread.spurious().get();
+        let end = arch::time::now() as u32;
+        thread.spurious().set(Repeat { end, ..last });
     }
     match outcome {
         Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal => {
@@ -102,10 +116,19 @@ fn handle_once(
 /// Once more, if there is memory then.
 #[cold]
 #[inline(never)]
-fn reclaim(space: &Space, request: Request, handled: Handled) -> Handled {
+fn reclaim(
+    space: &Space,
+    request: Request,
+    handled: Handled,
+    tell: &mut dyn FnMut(&Handled),
+) -> Handled {
     match regular::reclaim() {
-        true => space.fault(request),
-        false => handled,
+        true => space.fault(request, tell),
+        false => {
+            // Nothing has changed.
+            tell(&handled);
+            handled
+        }
     }
 }
 
@@ -197,12 +220,23 @@ fn translate(outcome: memory::Outcome) -> Outcome {
     }
 }
 
-/// Whether this spurious fault is one too many of a row at the same place.
+/// Whether this spurious fault is one too many of a row at the same place. Those that come after the
+/// instruction has been done are no row: while others fork eagerly, the same page may be in the way
+/// again and again.
 fn repeats(thread: &Thread, pc: u64, addr: u64) -> bool {
+    /// An instruction that is not done faults again at once.
+    const AT_ONCE_MICROSECONDS: u64 = 5;
     let last = thread.spurious().get();
+    let since = (arch::time::now() as u32).wrapping_sub(last.end);
     let same = last.pc == pc && last.addr == addr;
-    let count = if same { last.count + 1 } else { 1 };
-    thread.spurious().set(Repeat { pc, addr, count });
+    let row = same && u64::from(since) * 1_000_000 < AT_ONCE_MICROSECONDS * arch::time::hz();
+    let count = if row { last.count + 1 } else { 1 };
+    thread.spurious().set(Repeat {
+        pc,
+        addr,
+        count,
+        end: last.end,
+    });
     count > MAX_SPURIOUS
 }
 

@@ -2,15 +2,16 @@
 
 use super::space::Space;
 use super::thread::{Start, Thread, current};
-use super::{Process, State, limits, scheduler, signal, table, timers, usage};
+use super::{Process, State, limits, scheduler, signal, table, threads, timers, usage};
 use crate::arch::{self, heap::Place, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
 use crate::trace;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_VFORK,
-    CLONE_VM,
+    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_DETACHED, CLONE_FILES, CLONE_FS,
+    CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_UNTRACED,
+    CLONE_VFORK, CLONE_VM,
 };
 use memory::{ForkCounts, Lock, Rank};
 use wire::event::{Event, Fork, ForkMode};
@@ -39,8 +40,11 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         | CLONE_SETTLS;
     let start = arch::time::cycles();
     let (flags, at_end) = (clone.flags as u32 & !0xff, clone.flags as u32 & 0xff);
-    // Threads, namespaces and shared descriptors are for later, and so is a child in the parent's
-    // address space that the parent does not wait for.
+    if flags & CLONE_THREAD != 0 {
+        return clone_thread(frame, clone);
+    }
+    // Namespaces and shared descriptors are for later, and so is a process in the parent's address
+    // space that the parent does not wait for.
     let concurrent = flags & CLONE_VM != 0 && flags & CLONE_VFORK == 0;
     if clone.flags >> 32 != 0 || flags & !SUPPORTED != 0 || concurrent || at_end > signal::MAX {
         return Err(Errno::EINVAL);
@@ -58,12 +62,8 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let credentials = process.credentials.lock().try_clone()?;
     let place = Place::new().ok_or(Errno::ENOMEM)?;
     let mode = process.state.lock().fork_mode;
-    let (space, counts, mode) = if flags & CLONE_VM != 0 {
-        (parent_space.clone(), ForkCounts::default(), ForkMode::Vfork)
-    } else {
-        let (space, counts) = parent_space.fork(mode)?;
-        (space, counts, mode)
-    };
+    // All that may fail comes first. The address space is forked last, and that is on record before
+    // another thread of the parent changes it.
     let ticking = process.timers.is_watched();
     let child = place.fill(|| Process {
         pid,
@@ -71,6 +71,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         group: AtomicU32::new(process.group.load(Ordering::Relaxed)),
         session: AtomicU32::new(process.session.load(Ordering::Relaxed)),
         status: AtomicU32::new(0),
+        threaded: AtomicBool::new(false),
         waiting: AtomicBool::new(false),
         files: Lock::new(Rank::Descriptors, files),
         signals: signal::OfProcess::new(actions),
@@ -95,46 +96,53 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
                 directory: state.directory.clone(),
                 root: state.root.clone(),
                 umask: state.umask,
-                space: space.identity(),
+                space: (0, 0, 0),
                 fork_mode: state.fork_mode,
                 strings: state.strings,
-                memory: Arc::downgrade(&space),
-                thread: None,
+                memory: Weak::new(),
                 vfork_parent: (flags & CLONE_VFORK != 0).then(|| parent.share()),
             }
         }),
     });
-    let thread = match start_thread(&child, space.clone(), frame, clone) {
-        Ok(thread) => thread,
-        Err(error) => {
-            Space::release(space);
-            return Err(error);
-        }
+    let thread = new_thread(pid, &child, None, frame, clone)?;
+    let tell = |mode, space: &Space, counts: ForkCounts| {
+        trace::emit(Event::Fork(Fork {
+            mode,
+            parent: process.pid,
+            child: pid,
+            parent_space: parent_space.serial,
+            child_space: space.serial,
+            shared: counts.shared,
+            protected: counts.protected,
+            leaves: counts.leaves,
+            copied: counts.copied,
+            tables: counts.tables,
+            tables_shared: counts.tables_shared,
+            cost: arch::time::cycles().wrapping_sub(start) as u32,
+            pc: frame.pc,
+            stack: trace::stack::of(frame),
+        }));
     };
+    let space = if flags & CLONE_VM != 0 {
+        tell(ForkMode::Vfork, parent_space, ForkCounts::default());
+        parent_space.clone()
+    } else {
+        parent_space.fork(mode, |space, counts| tell(mode, space, counts))?
+    };
+    {
+        let mut state = child.state.lock();
+        state.space = space.identity();
+        state.memory = Arc::downgrade(&space);
+    }
+    thread.set_space(space.clone());
     if ticking {
         // The limit on CPU time is the child's, too.
         timers::watch(&child);
     }
-    child.state.lock().thread = Some(thread.clone());
+    child.signals.lock().threads.begin(thread.clone());
     table::insert(reserved, child.clone(), process.pid);
-    trace::emit(Event::Fork(Fork {
-        mode,
-        parent: process.pid,
-        child: pid,
-        parent_space: parent_space.serial,
-        child_space: space.serial,
-        shared: counts.shared,
-        protected: counts.protected,
-        leaves: counts.leaves,
-        copied: counts.copied,
-        tables: counts.tables,
-        tables_shared: counts.tables_shared,
-        cost: arch::time::cycles().wrapping_sub(start) as u32,
-        pc: frame.pc,
-        stack: trace::stack::of(frame),
-    }));
     child.announce();
-    if mode != ForkMode::Vfork {
+    if flags & CLONE_VM == 0 {
         parent_space.report_resident();
         space.report_resident();
     }
@@ -150,9 +158,53 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     Ok(pid)
 }
 
-fn start_thread(
-    child: &Arc<Process>,
-    space: Arc<Space>,
+/// A thread of the current process. What the two share cannot be chosen: it is all that POSIX has
+/// threads share.
+fn clone_thread(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
+    const SHARED: u32 = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+    // The last three say what is so anyway: there are no such semaphores, and no tracers.
+    const SUPPORTED: u32 = SHARED
+        | CLONE_PARENT_SETTID
+        | CLONE_CHILD_SETTID
+        | CLONE_CHILD_CLEARTID
+        | CLONE_SETTLS
+        | CLONE_SYSVSEM
+        | CLONE_DETACHED
+        | CLONE_UNTRACED;
+    let flags = clone.flags as u32 & !0xff;
+    if clone.flags >> 32 != 0 || flags & SHARED != SHARED || flags & !SUPPORTED != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let maker = current();
+    let process = &maker.process;
+    if !limits::may_fork(process) {
+        return Err(Errno::EAGAIN);
+    }
+    let space = maker.space().ok_or(Errno::ESRCH)?.clone();
+    let reserved = table::allocate()?;
+    let tid = reserved.number();
+    let thread = new_thread(tid, process, Some(space), frame, clone)?;
+    process.threaded.store(true, Ordering::Relaxed);
+    threads::enter(&maker, &thread)?;
+    table::insert_thread(reserved, thread.clone());
+    trace::emit(Event::ThreadStart {
+        pid: process.pid,
+        tid,
+        by: maker.tid(),
+    });
+    threads::announce(process, tid);
+    if flags & CLONE_PARENT_SETTID != 0 {
+        // As on Linux, a bad address does not undo the thread.
+        let _ = uaccess::write_u32(clone.parent_tid, tid);
+    }
+    scheduler::start(thread);
+    Ok(tid)
+}
+
+fn new_thread(
+    tid: u32,
+    process: &Arc<Process>,
+    space: Option<Arc<Space>>,
     frame: &TrapFrame,
     clone: &Clone,
 ) -> Result<Arc<Thread>, Errno> {
@@ -164,7 +216,11 @@ fn start_thread(
         fp: parent.fp(),
         thread_pointer: parent.thread_pointer(),
         blocked: parent.signals.blocked(),
-        signal_stack: parent.signals.own().stack,
+        signal_stack: if flags & (CLONE_VM | CLONE_VFORK) == CLONE_VM {
+            signal::AlternateStack::NONE
+        } else {
+            parent.signals.own().stack
+        },
         ..Start::default()
     };
     start.frame.x[0] = 0;
@@ -174,7 +230,7 @@ fn start_thread(
     if flags & CLONE_SETTLS != 0 {
         start.thread_pointer = clone.tls;
     }
-    let thread = Thread::new(child.pid, child.clone(), space, &start)?;
+    let thread = Thread::new(tid, process.clone(), space, &start)?;
     if flags & CLONE_CHILD_SETTID != 0 {
         thread
             .set_child_tid
@@ -197,6 +253,23 @@ fn wait_for_exec(child: &Process) {
         }
         scheduler::prepare_to_block();
         drop(state);
+        if has_to_end() {
+            // The child goes on alone.
+            child.state.lock().vfork_parent = None;
+            return;
+        }
         scheduler::block_for_good();
     }
+}
+
+/// Whether the current thread, which is about to sleep, must not.
+fn has_to_end() -> bool {
+    let thread = current();
+    // Either a signal that is sent now finds the thread about to sleep, or the thread finds it.
+    arch::cpu::fence();
+    let killed = signal::is_killed(&thread);
+    if killed {
+        thread.set_state(super::thread::State::Running);
+    }
+    killed
 }

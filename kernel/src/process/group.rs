@@ -37,9 +37,13 @@ pub fn take_report(process: &Process, stops: bool, continues: bool, keep: bool) 
     taken.then_some(status)
 }
 
-/// Tells the parent that a process was stopped by `signal`.
-pub fn report_stopped(process: &Process, signal: u32) {
+/// A process is stopped from now on.
+pub fn count_stopped() {
     STOPPED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Tells the parent that a process was stopped by `signal`: no thread of it runs any more.
+pub fn report_stopped(process: &Process, signal: u32) {
     process.report.store(stopped_by(signal), Ordering::Release);
     report(process, CLD_STOPPED, signal);
 }

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod exit;
 pub mod fault;
 pub mod fork;
+pub mod futex;
 pub mod group;
 pub mod image;
 pub mod limits;
@@ -19,6 +20,7 @@ pub mod signal;
 pub mod space;
 pub mod table;
 pub mod thread;
+pub mod threads;
 pub mod timer;
 pub mod timers;
 pub mod usage;
@@ -55,11 +57,13 @@ pub struct Process {
     pub session: AtomicU32,
     /// Its wait status, once it has ended.
     pub status: AtomicU32,
-    /// It sleeps in wait for a child.
+    /// It has, or had, more threads than one.
+    pub threaded: AtomicBool,
+    /// A thread of it sleeps in wait for a child, or did.
     pub waiting: AtomicBool,
     /// Its descriptors.
     pub files: Lock<FileTable>,
-    /// Its signals.
+    /// Its signals, and its threads, which they are for.
     pub signals: signal::OfProcess,
     /// Who it is to others.
     pub credentials: Lock<Credentials>,
@@ -111,8 +115,6 @@ pub struct State {
     pub strings: ((u64, u64), (u64, u64)),
     /// Its address space, for those who look at it from outside.
     pub memory: Weak<Space>,
-    /// Its thread, until it ends.
-    pub thread: Option<Arc<Thread>>,
     /// The thread that waits in vfork for exec or the end of this process.
     pub vfork_parent: Option<Arc<Thread>>,
 }
@@ -135,6 +137,20 @@ impl Process {
         trace::meta(Meta::Process(meta));
     }
 
+    /// Tells the trace of it and of all its threads.
+    pub fn announce_all(&self) {
+        self.announce();
+        let mut last = 0;
+        loop {
+            let next = self.signals.lock().threads.after(last);
+            let Some(tid) = next else { break };
+            if tid != self.pid {
+                threads::announce(self, tid);
+            }
+            last = tid;
+        }
+    }
+
     /// Its user.
     pub fn real_uid(&self) -> u32 {
         self.credentials.lock().uid.real
@@ -142,12 +158,18 @@ impl Process {
 
     /// Whether it has ended, collected or not.
     pub fn has_ended(&self) -> bool {
-        self.state.lock().thread.is_none()
+        self.signals.lock().threads.is_empty()
     }
 
-    /// Its thread, if it has not ended.
+    /// Whether it may have more threads than the one that asks.
+    #[inline]
+    pub fn has_threads(&self) -> bool {
+        self.threaded.load(Ordering::Relaxed)
+    }
+
+    /// Its first thread, or another if that has ended.
     pub fn thread(&self) -> Option<Arc<Thread>> {
-        self.state.lock().thread.clone()
+        self.signals.lock().threads.any().cloned()
     }
 }
 
@@ -222,6 +244,7 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         group: AtomicU32::new(pid),
         session: AtomicU32::new(pid),
         status: AtomicU32::new(0),
+        threaded: AtomicBool::new(false),
         waiting: AtomicBool::new(false),
         files: Lock::new(Rank::Descriptors, files),
         signals: signal::OfProcess::new(None),
@@ -250,7 +273,6 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
                 fork_mode: options.fork,
                 strings: ((0, 0), (0, 0)),
                 memory: Weak::new(),
-                thread: None,
                 vfork_parent: None,
             },
         ),
@@ -272,8 +294,8 @@ fn spawn_init(options: &options::Options) -> Result<(), Errno> {
         entry: exec::first,
         ..Default::default()
     };
-    let thread = Thread::new(pid, process.clone(), space, &start)?;
-    process.state.lock().thread = Some(thread.clone());
+    let thread = Thread::new(pid, process.clone(), Some(space), &start)?;
+    process.signals.lock().threads.begin(thread.clone());
     table::insert(reserved, process, 0);
     scheduler::start(thread);
     Ok(())

@@ -376,7 +376,7 @@ fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
     cpu.previous.set(cpu.current.get());
     cpu.reschedule.set(false);
     // SAFETY: the CPU holds a reference to its current thread, null aside.
-    let from = unsafe { cpu.current.get().as_ref() }.map_or(0, |thread| thread.tid);
+    let from = unsafe { cpu.current.get().as_ref() }.map_or(0, |thread| thread.tid());
     match next {
         Some(next) => {
             next.set_state(State::Running);
@@ -385,9 +385,9 @@ fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
             if let Some(space) = next.space() {
                 (serial, ttbr0) = (space.serial, space.activate());
             }
-            trace::switch(next.tid, || Event::Switch {
+            trace::switch(next.tid(), || Event::Switch {
                 from,
-                to: next.tid,
+                to: next.tid(),
                 space: serial,
                 ttbr0,
                 tlbis: arch::mmu::tlbi_count(),

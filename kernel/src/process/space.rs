@@ -281,13 +281,17 @@ impl Space {
         }
     }
 
-    /// Resolves a fault.
+    /// Resolves a fault. `tell` puts it on record before another thread's fault can be resolved: what
+    /// the trace tells of an address space is in the order in which it was done.
     #[inline(always)]
-    pub fn fault(&self, request: Request) -> Handled {
-        let handled = self.lock().map.fault(arch::mmu::memory(), request);
+    pub fn fault(&self, request: Request, tell: impl FnOnce(&Handled)) -> Handled {
+        let mut inner = self.lock();
+        let handled = inner.map.fault(arch::mmu::memory(), request);
         if let Some((start, end)) = handled.grown {
             self.tell_grown(start, end);
         }
+        tell(&handled);
+        drop(inner);
         handled
     }
 
@@ -304,8 +308,12 @@ impl Space {
         }));
     }
 
-    /// A copy for a forked child.
-    pub fn fork(&self, mode: ForkMode) -> Result<(Arc<Space>, ForkCounts), Errno> {
+    /// A copy for a forked child. `tell` puts it on record, as with [`Space::fault`].
+    pub fn fork(
+        &self,
+        mode: ForkMode,
+        tell: impl FnOnce(&Space, ForkCounts),
+    ) -> Result<Arc<Space>, Errno> {
         let mode = match mode {
             ForkMode::Eager => memory::ForkMode::Eager,
             ForkMode::SharedTables => memory::ForkMode::SharedTables,
@@ -318,14 +326,17 @@ impl Space {
             .map
             .fork(arch::mmu::memory(), mode)
             .map_err(space_errno)?;
+        let space = Space::begin(place, map, heap);
+        tell(&space, counts);
         drop(inner);
-        Ok((Space::begin(place, map, heap), counts))
+        Ok(space)
     }
 
     /// Reports what it maps, for the tools to compare.
     pub fn report_resident(&self) {
         if trace::enabled(trace::RESIDENT) {
-            let resident = self.lock().map.resident();
+            let inner = self.lock();
+            let resident = inner.map.resident();
             trace::emit(Event::Resident {
                 space: self.serial,
                 anon: resident.anon,

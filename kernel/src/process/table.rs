@@ -1,5 +1,5 @@
-//! The process table: every process that has not been collected, by pid, and who is whose child.
-//!
+//! The process table: every process that has not been collected, by pid, and who is whose child;
+//! and every thread that is not the first of its process, by its number, which is one of the same kind.
 
 use super::{INIT, Process, thread::Thread};
 use crate::arch::heap;
@@ -27,11 +27,23 @@ struct Entry {
     ended: bool,
 }
 
+/// What a number is of.
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Free,
+    Process(Entry),
+    /// A thread that is not the first of its process.
+    Thread(Arc<Thread>),
+}
+
+const _: () = assert!(size_of::<Slot>() == size_of::<Entry>());
+
 /// The entries of [`BLOCK`] pids in a row.
 #[derive(Default)]
 struct Block {
     /// Empty while none of the pids is in use.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Slot>,
     used: usize,
 }
 
@@ -87,13 +99,16 @@ pub enum Select {
 }
 
 impl Table {
-    fn slot(&mut self, pid: u32) -> Option<&mut Option<Entry>> {
+    fn slot(&mut self, pid: u32) -> Option<&mut Slot> {
         let block = self.blocks.get_mut(pid as usize / BLOCK)?;
         block.entries.get_mut(pid as usize % BLOCK)
     }
 
     fn entry(&mut self, pid: u32) -> Option<&mut Entry> {
-        self.slot(pid)?.as_mut()
+        match self.slot(pid)? {
+            Slot::Process(entry) => Some(entry),
+            Slot::Free | Slot::Thread(_) => None,
+        }
     }
 
     /// Puts `pid` first among the children of `parent`.
@@ -174,10 +189,13 @@ impl Table {
     fn remove(&mut self, pid: u32) -> Option<Arc<Process>> {
         let parent = self.entry(pid)?.process.parent.load(Ordering::Relaxed);
         self.unlink(pid, parent);
-        let entry = self.slot(pid)?.take()?;
+        let slot = core::mem::take(self.slot(pid)?);
         COUNT.fetch_sub(1, Ordering::Relaxed);
         self.unuse(pid);
-        Some(entry.process)
+        match slot {
+            Slot::Process(entry) => Some(entry.process),
+            Slot::Free | Slot::Thread(_) => None,
+        }
     }
 
     /// One pid of a block is free again. A block without any gives its memory back, unless the next
@@ -242,9 +260,9 @@ pub fn allocate() -> Result<Pid, Errno> {
             entries
                 .try_reserve_exact(BLOCK)
                 .map_err(|_| Errno::EAGAIN)?;
-            entries.resize_with(BLOCK, || None);
+            entries.resize_with(BLOCK, Slot::default);
         }
-        if block.entries[pid as usize % BLOCK].is_none() {
+        if matches!(block.entries[pid as usize % BLOCK], Slot::Free) {
             block.used += 1;
             return Ok(Pid(pid));
         }
@@ -260,7 +278,7 @@ pub fn insert(pid: Pid, process: Arc<Process>, parent: u32) {
     core::mem::forget(pid);
     let pid = number;
     if let Some(slot) = table.slot(pid) {
-        *slot = Some(Entry {
+        *slot = Slot::Process(Entry {
             process,
             first_child: 0,
             older: 0,
@@ -272,14 +290,54 @@ pub fn insert(pid: Pid, process: Arc<Process>, parent: u32) {
     }
 }
 
+/// Enters a thread that is not the first of its process, with the number it was made with.
+pub fn insert_thread(tid: Pid, thread: Arc<Thread>) {
+    let mut table = TABLE.lock();
+    let number = tid.number();
+    // The thread holds on to the number from here.
+    core::mem::forget(tid);
+    if let Some(slot) = table.slot(number) {
+        *slot = Slot::Thread(thread);
+    }
+}
+
+/// Removes such a thread.
+pub fn remove_thread(tid: u32) {
+    let removed = {
+        let mut table = TABLE.lock();
+        let removed = match table.slot(tid) {
+            Some(slot @ Slot::Thread(_)) => core::mem::take(slot),
+            _ => return,
+        };
+        table.unuse(tid);
+        removed
+    };
+    // Without the table's lock.
+    drop(removed);
+}
+
 /// The process `pid`.
 pub fn get(pid: u32) -> Option<Arc<Process>> {
     TABLE.lock().entry(pid).map(|entry| entry.process.clone())
 }
 
-/// The thread `tid`, if it has not ended. A process has one, with its number.
+/// The process `pid`, or that of the thread with this number.
+pub fn get_any(number: u32) -> Option<Arc<Process>> {
+    match TABLE.lock().slot(number)? {
+        Slot::Free => None,
+        Slot::Process(entry) => Some(entry.process.clone()),
+        Slot::Thread(thread) => Some(thread.process.clone()),
+    }
+}
+
+/// The thread `tid`, if it has not ended.
 pub fn thread(tid: u32) -> Option<Arc<Thread>> {
-    get(tid)?.thread()
+    let process = match TABLE.lock().slot(tid)? {
+        Slot::Free => return None,
+        Slot::Thread(thread) => return Some(thread.clone()),
+        Slot::Process(entry) => entry.process.clone(),
+    };
+    process.signals.lock().threads.get(tid).cloned()
 }
 
 /// The process with the lowest pid above `after`.

@@ -1,4 +1,4 @@
-//! Threads: what the scheduler runs. A process has one for now.
+//! Threads: what the scheduler runs.
 
 use super::{Process, fault, scheduler, signal, space::Space, usage};
 use crate::arch::cpu::MAX_CPUS;
@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Where a thread is between running and not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,7 @@ pub enum State {
 
 /// A thread.
 pub struct Thread {
-    /// Its number; the first thread of a process has the process's.
-    pub tid: u32,
+    tid: AtomicU32,
     /// Its process.
     pub process: Arc<Process>,
     /// Its signals.
@@ -40,8 +39,14 @@ pub struct Thread {
     pub clear_child_tid: AtomicU64,
     /// Where the thread stores its number when it starts (CLONE_CHILD_SETTID).
     pub set_child_tid: AtomicU64,
+    /// Its list of robust futexes (set_robust_list); 0: none.
+    pub robust_list: AtomicU64,
     /// It fills the address space of a new program: running out of memory is exec's error.
     pub loading: AtomicBool,
+    /// It has begun to end, and gets no signals any more.
+    pub ending: AtomicBool,
+    /// It sleeps because its process is stopped.
+    pub stopped: AtomicBool,
     state: AtomicU8,
     /// The CPU that ran it last, or that made it.
     last_cpu: AtomicUsize,
@@ -112,7 +117,7 @@ impl Thread {
     pub fn new(
         tid: u32,
         process: Arc<Process>,
-        space: Arc<Space>,
+        space: Option<Arc<Space>>,
         start: &Start,
     ) -> Result<Arc<Thread>, Errno> {
         let place = Place::new().ok_or(Errno::ENOMEM)?;
@@ -121,13 +126,16 @@ impl Thread {
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
         unsafe { frame.write(start.frame) };
         Ok(place.fill(|| Thread {
-            tid,
+            tid: AtomicU32::new(tid),
             process,
             signals: signal::OfThread::new(start.blocked, start.signal_stack),
             usage: usage::OfThread::default(),
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
             loading: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             state: AtomicU8::new(State::Ready as u8),
             last_cpu: AtomicUsize::new(arch::cpu::id()),
             affinity: AtomicUsize::new(try_current().map_or(ANY_CPU, |maker| maker.affinity())),
@@ -139,12 +147,24 @@ impl Thread {
                 )),
                 fp: UnsafeCell::new(start.fp.clone()),
                 thread_pointer: Cell::new(start.thread_pointer),
-                space: UnsafeCell::new(Some(space)),
+                space: UnsafeCell::new(space),
                 spurious: Cell::default(),
             },
             stack,
             link: Cell::new(ptr::null()),
         }))
+    }
+
+    /// Its number; the first thread of a process has the process's.
+    #[inline]
+    pub fn tid(&self) -> u32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Gives the thread, which is current and the only one of its process, the process's number: exec
+    /// does, whoever calls it.
+    pub fn become_first(&self) {
+        self.tid.store(self.process.pid, Ordering::Relaxed);
     }
 
     /// Its state.
@@ -273,6 +293,12 @@ impl Thread {
         unsafe { core::mem::replace(&mut *self.own.space.get(), space) }
     }
 
+    /// Gives a thread that was made without one its address space, before it is started.
+    pub fn set_space(&self, space: Arc<Space>) {
+        // SAFETY: nobody runs it yet, and whoever made it is the only one who knows it.
+        unsafe { *self.own.space.get() = Some(space) };
+    }
+
     /// The registers the user had when the thread entered the kernel.
     pub fn user_frame(&self) -> *mut TrapFrame {
         frame_of(&self.stack)
@@ -306,7 +332,7 @@ pub fn return_to_user(frame: &mut TrapFrame) -> ! {
         let child_tid = thread.set_child_tid.swap(0, Ordering::Relaxed);
         if child_tid != 0 {
             // In the child's own address space. As on Linux, a bad address is its own loss.
-            let _ = uaccess::write_u32(child_tid, thread.tid);
+            let _ = uaccess::write_u32(child_tid, thread.tid());
         }
         signal::deliver(&thread, frame);
     }

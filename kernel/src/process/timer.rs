@@ -64,7 +64,7 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
         sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         sleepers.push(Reverse(Sleeper {
             deadline,
-            key: thread.tid.into(),
+            key: thread.tid().into(),
             target: Target::Thread(thread.share()),
         }));
     }
@@ -82,13 +82,13 @@ pub fn sleep_until(deadline: u64) -> Result<(), Errno> {
         if thread.interrupted() {
             SLEEPERS
                 .lock()
-                .retain(|Reverse(sleeper)| sleeper.key != u64::from(thread.tid));
+                .retain(|Reverse(sleeper)| sleeper.key != u64::from(thread.tid()));
             return Err(Errno::EINTR);
         }
     }
 }
 
-/// Tells a watcher that a time has come, unless it is dropped first.
+/// Tells a watcher, or a thread, that a time has come, unless it is dropped first.
 pub struct Alarm {
     key: u64,
 }
@@ -96,13 +96,22 @@ pub struct Alarm {
 impl Alarm {
     /// When the counter reaches `deadline`.
     pub fn new(deadline: u64, watcher: Arc<dyn Watcher>) -> Result<Alarm, Errno> {
+        Alarm::enter(deadline, Target::Watcher(watcher))
+    }
+
+    /// Wakes the current thread then.
+    pub fn waking(deadline: u64) -> Result<Alarm, Errno> {
+        Alarm::enter(deadline, Target::Thread(thread::current().share()))
+    }
+
+    fn enter(deadline: u64, target: Target) -> Result<Alarm, Errno> {
         let key = NEXT_ALARM.fetch_add(1, Relaxed);
         let mut sleepers = SLEEPERS.lock();
         sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         sleepers.push(Reverse(Sleeper {
             deadline,
             key,
-            target: Target::Watcher(watcher),
+            target,
         }));
         drop(sleepers);
         if deadline < scheduler::cpu().timer.get() {

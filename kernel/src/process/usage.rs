@@ -148,14 +148,17 @@ pub fn user_hz(ticks: u64) -> u64 {
 
 /// What a process has used until now.
 pub fn of_process(process: &Process) -> Totals {
-    let thread = process.thread();
-    let mut totals = *process.usage.ended.lock();
-    if let Some(thread) = thread {
-        totals.add(&thread.usage.totals());
-        // Another's address space may change at any time.
-        if let Some(own) = try_current().filter(|own| own.tid == thread.tid) {
-            note_resident(process, &own);
+    let mut totals = {
+        let state = process.signals.lock();
+        let mut totals = *process.usage.ended.lock();
+        for thread in state.threads.iter() {
+            totals.add(&thread.usage.totals());
         }
+        totals
+    };
+    // Another's address space may change at any time.
+    if let Some(own) = try_current().filter(|own| own.process.pid == process.pid) {
+        note_resident(process, &own);
     }
     totals.resident = process.usage.resident.load(Relaxed);
     totals
@@ -176,10 +179,10 @@ pub fn note_resident(process: &Process, thread: &Current) {
     }
 }
 
-/// A thread is about to end.
+/// A thread ends: it is counted with those that have ended. The lock of the process's signals, which
+/// those take who add them all up, is held.
 pub fn end(process: &Process, thread: &Current) {
     thread.usage.leave_kernel();
-    note_resident(process, thread);
     process.usage.ended.lock().add(&thread.usage.totals());
 }
 

@@ -24,7 +24,9 @@ pub fn wait(select: Select, options: u32) -> Result<Option<News>, Errno> {
     let keep = options & WNOWAIT != 0;
     loop {
         // Before the look at the table: a child that ends after it finds the flag.
-        process.waiting.store(sleep, Ordering::Release);
+        if sleep {
+            process.waiting.store(true, Ordering::Release);
+        }
         thread.set_state(if sleep {
             thread::State::Blocking
         } else {
@@ -35,7 +37,7 @@ pub fn wait(select: Select, options: u32) -> Result<Option<News>, Errno> {
             look(child, ended, options)
         });
         if !sleep || !matches!(found, Found::Running) {
-            process.waiting.store(false, Ordering::Relaxed);
+            stop_waiting(process);
             thread.set_state(thread::State::Running);
         }
         match found {
@@ -57,7 +59,7 @@ pub fn wait(select: Select, options: u32) -> Result<Option<News>, Errno> {
             Found::Running => {
                 scheduler::block();
                 if thread.interrupted() {
-                    process.waiting.store(false, Ordering::Relaxed);
+                    stop_waiting(process);
                     return Err(Errno::EINTR);
                 }
             }
@@ -103,11 +105,19 @@ pub fn describe(status: u32) -> (u32, u32) {
     }
 }
 
-/// Wakes a process that waits for its children.
+/// Nobody has to be woken any more, unless it is another thread: that costs a look at most.
+fn stop_waiting(process: &Process) {
+    if !process.has_threads() {
+        process.waiting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Wakes a process that waits for its children: all threads, which go to sleep again if it was not
+/// that what they are waiting for.
 pub fn wake(process: &Process) {
-    if process.waiting.swap(false, Ordering::AcqRel)
-        && let Some(thread) = process.thread()
-    {
-        scheduler::wake(&thread);
+    if process.waiting.swap(false, Ordering::AcqRel) {
+        for thread in process.signals.lock().threads.iter() {
+            scheduler::wake(thread);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod errno;
 mod file;
+mod futex;
 mod identity;
 mod info;
 mod memory;
@@ -31,7 +32,7 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
     // The shortest calls need no registers of the caller's saved, which those below do.
     let result = match frame.x[8] as u32 {
         nr::__NR_getpid => Ok(thread.process.pid.into()),
-        nr::__NR_gettid => Ok(thread.tid.into()),
+        nr::__NR_gettid => Ok(thread.tid().into()),
         nr::__NR_getppid => process::getppid(thread),
         nr::__NR_getuid => identity::real(Kind::User),
         nr::__NR_geteuid => identity::effective(Kind::User),
@@ -60,7 +61,8 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
 fn call(frame: &mut TrapFrame) -> Result {
     let [a, b, c, d, e, f, ..] = frame.x;
     match frame.x[8] as u32 {
-        nr::__NR_exit | nr::__NR_exit_group => crate::process::exit::exit(a as u32),
+        nr::__NR_exit => crate::process::exit::exit_thread(a as u32),
+        nr::__NR_exit_group => crate::process::exit::exit(a as u32),
         nr::__NR_clone => process::clone(frame),
         nr::__NR_clone3 => process::clone3(frame),
         nr::__NR_execve => process::execve(frame, a, b, c),
@@ -71,7 +73,13 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_getsid => process::getsid(a as u32),
         nr::__NR_setsid => process::setsid(),
         nr::__NR_set_tid_address => process::set_tid_address(a),
-        nr::__NR_set_robust_list => process::set_robust_list(b),
+        nr::__NR_set_robust_list => futex::set_robust_list(a, b),
+        nr::__NR_get_robust_list => futex::get_robust_list(a as u32, b, c),
+        nr::__NR_futex => match futex::futex(a, b as u32, c as u32, d, e, f as u32) {
+            // Those with priority inheritance.
+            Err(Errno::ENOSYS) => unimplemented(frame, nr::__NR_futex),
+            result => result,
+        },
         nr::__NR_rseq => Err(Errno::ENOSYS),
         nr::__NR_sched_getaffinity => process::sched_getaffinity(a as u32, b, c),
         nr::__NR_sched_setaffinity => process::sched_setaffinity(a as u32, b, c),
@@ -199,7 +207,7 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_rt_tgsigqueueinfo => signals::rt_tgsigqueueinfo(a as i32, b as i32, c as u32, d),
         nr::__NR_rt_sigreturn => signals::rt_sigreturn(frame),
         nr::__NR_sigaltstack => signals::sigaltstack(frame.sp, a, b),
-        nr::__NR_restart_syscall => time::restart_syscall(),
+        nr::__NR_restart_syscall => time::restart_syscall(&frame.x),
 
         nr::__NR_uname => info::uname(a),
         nr::__NR_getrandom => info::getrandom(a, b, c as u32),

@@ -9,14 +9,15 @@ use crate::fs::tree::{self, Start};
 use crate::process::image::{Arguments, Strings};
 use crate::process::signal::{self, Info};
 use crate::process::table::{self, Select};
-use crate::process::thread::{Current, current};
+use crate::process::thread::{Current, State, Thread, current};
+use crate::process::threads;
 use crate::process::usage::{self, Totals};
 use crate::process::{Process, exec, fork, group, limits, scheduler, wait};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
-    __WALL, __WCLONE, __WNOTHREAD, P_ALL, P_PGID, P_PID, RLIMIT_NICE, SIGCHLD, WCONTINUED, WEXITED,
-    WNOHANG, WNOWAIT, WSTOPPED, WUNTRACED,
+    __WALL, __WCLONE, __WNOTHREAD, CLONE_THREAD, P_ALL, P_PGID, P_PID, RLIMIT_NICE, SIGCHLD,
+    WCONTINUED, WEXITED, WNOHANG, WNOWAIT, WSTOPPED, WUNTRACED,
 };
 use linux_raw_sys::prctl::{
     PR_CAPBSET_READ, PR_GET_CHILD_SUBREAPER, PR_GET_DUMPABLE, PR_GET_NAME, PR_GET_NO_NEW_PRIVS,
@@ -82,6 +83,9 @@ pub fn clone3(frame: &mut TrapFrame) -> Result {
         }
     }
     let signal = arguments.exit_signal;
+    if arguments.flags & u64::from(CLONE_THREAD) != 0 && signal != 0 {
+        return Err(Errno::EINVAL);
+    }
     if signal > signal::MAX.into()
         || arguments.flags & 0xff != 0
         || (arguments.stack == 0) != (arguments.stack_size == 0)
@@ -199,12 +203,21 @@ pub fn getppid(thread: &Current) -> Result {
     Ok(thread.process.parent.load(Ordering::Relaxed).into())
 }
 
-/// The process `pid`, or the caller for 0.
+/// The process `pid`, or that of the thread with this number, or the caller for 0.
 fn process(pid: u32) -> core::result::Result<Arc<Process>, Errno> {
     if pid == 0 {
         Ok(current().process.clone())
     } else {
-        table::get(pid).ok_or(Errno::ESRCH)
+        table::get_any(pid).ok_or(Errno::ESRCH)
+    }
+}
+
+/// The thread `tid`, or the caller for 0.
+pub fn thread(tid: u32) -> core::result::Result<Arc<Thread>, Errno> {
+    if tid == 0 {
+        Ok(current().share())
+    } else {
+        table::thread(tid).ok_or(Errno::ESRCH)
     }
 }
 
@@ -264,17 +277,7 @@ pub fn setsid() -> Result {
 pub fn set_tid_address(addr: u64) -> Result {
     let thread = current();
     thread.clear_child_tid.store(addr, Ordering::Relaxed);
-    Ok(thread.tid.into())
-}
-
-/// set_robust_list(head, len): without threads there is nobody to wake.
-pub fn set_robust_list(len: u64) -> Result {
-    const HEAD: u64 = 24;
-    if len == HEAD {
-        Ok(0)
-    } else {
-        Err(Errno::EINVAL)
-    }
+    Ok(thread.tid().into())
 }
 
 /// sched_yield().
@@ -289,8 +292,8 @@ fn online() -> usize {
 }
 
 /// sched_getaffinity(pid, len, mask).
-pub fn sched_getaffinity(pid: u32, len: u64, mask: u64) -> Result {
-    let thread = process(pid)?.thread().ok_or(Errno::ESRCH)?;
+pub fn sched_getaffinity(tid: u32, len: u64, mask: u64) -> Result {
+    let thread = thread(tid)?;
     if len < 8 || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
@@ -299,8 +302,8 @@ pub fn sched_getaffinity(pid: u32, len: u64, mask: u64) -> Result {
 }
 
 /// sched_setaffinity(pid, len, mask).
-pub fn sched_setaffinity(pid: u32, len: u64, mask: u64) -> Result {
-    let thread = process(pid)?.thread().ok_or(Errno::ESRCH)?;
+pub fn sched_setaffinity(tid: u32, len: u64, mask: u64) -> Result {
+    let thread = thread(tid)?;
     // As on Linux: bits that are not given are 0.
     let mut bytes = [0; 8];
     let len = len.min(8) as usize;
@@ -312,6 +315,20 @@ pub fn sched_setaffinity(pid: u32, len: u64, mask: u64) -> Result {
     thread.set_affinity(allowed);
     if !current().may_run_on(arch::cpu::id()) {
         scheduler::give_way();
+    }
+    // As on Linux it has left when the call is over.
+    let stays = || thread.state() == State::Running && !thread.may_run_on(thread.last_cpu());
+    if tid != 0 && stays() {
+        scheduler::kick(&thread);
+        while stays() && !current().interrupted() {
+            // It may want the same of this thread.
+            if current().may_run_on(arch::cpu::id()) {
+                scheduler::yield_now();
+            } else {
+                scheduler::give_way();
+            }
+            arch::cpu::relax();
+        }
     }
     Ok(0)
 }
@@ -344,16 +361,13 @@ pub fn prctl(option: u32, arguments: [u64; 4]) -> Result {
     let no_more = rest == [0; 3];
     match option {
         PR_SET_NAME => {
-            let mut name = [0; 16];
-            let len = uaccess::read_cstr(argument, &mut name[..15])?;
-            name[len..].fill(0);
-            process.state.lock().name = name;
-            process.announce();
+            let mut name = [0; 15];
+            let len = uaccess::read_cstr(argument, &mut name)?;
+            threads::set_name(&thread, &name[..len]);
             Ok(0)
         }
         PR_GET_NAME => {
-            let name = process.state.lock().name;
-            uaccess::write(argument, &name)?;
+            uaccess::write(argument, &threads::name(process, thread.tid()))?;
             Ok(0)
         }
         PR_SET_PDEATHSIG => {

@@ -55,7 +55,7 @@ pub fn kill(pid: i32, number: u32) -> Result {
     let own = &current().process;
     let group = match pid {
         1.. => {
-            let process = table::get(pid as u32).ok_or(Errno::ESRCH)?;
+            let process = table::get_any(pid as u32).ok_or(Errno::ESRCH)?;
             send(&process, info)?;
             return Ok(0);
         }
@@ -76,22 +76,30 @@ pub fn kill(pid: i32, number: u32) -> Result {
     Ok(0)
 }
 
-/// The thread `tid`, of process `pid` if one is named.
-fn thread(pid: Option<i32>, tid: i32) -> Fallible<Arc<Thread>> {
+/// The thread `tid`, of process `pid` if one is named, and its process. The first thread may have
+/// ended before its process was collected: that is there all the same, as on Linux.
+fn thread(pid: Option<i32>, tid: i32) -> Fallible<(Arc<Process>, Option<Arc<Thread>>)> {
     if tid <= 0 || pid.is_some_and(|pid| pid <= 0) {
         return Err(Errno::EINVAL);
     }
-    let thread = table::thread(tid as u32).ok_or(Errno::ESRCH)?;
-    if pid.is_some_and(|pid| pid as u32 != thread.process.pid) {
+    let thread = table::thread(tid as u32);
+    let process = match &thread {
+        Some(thread) => thread.process.clone(),
+        None => table::get(tid as u32).ok_or(Errno::ESRCH)?,
+    };
+    if pid.is_some_and(|pid| pid as u32 != process.pid) {
         return Err(Errno::ESRCH);
     }
-    Ok(thread)
+    Ok((process, thread))
 }
 
-fn send_to_thread(thread: &Arc<Thread>, info: Info) -> Result {
-    if !may_send(&thread.process, info.signal) {
+fn send_to_thread((process, thread): (Arc<Process>, Option<Arc<Thread>>), info: Info) -> Result {
+    if !may_send(&process, info.signal) {
         return Err(Errno::EPERM);
     }
+    let Some(thread) = &thread else {
+        return Ok(0);
+    };
     if info.signal != 0 && !signal::send_to_thread(thread, info) && is_queued(&info) {
         return Err(Errno::EAGAIN);
     }
@@ -105,14 +113,14 @@ pub fn tkill(tid: i32, number: u32) -> Result {
     }
     let thread = thread(None, tid)?;
     check_number(number)?;
-    send_to_thread(&thread, Info::from_current(number, SI_TKILL))
+    send_to_thread(thread, Info::from_current(number, SI_TKILL))
 }
 
 /// tgkill(process, thread, signal).
 pub fn tgkill(pid: i32, tid: i32, number: u32) -> Result {
     let thread = thread(Some(pid), tid)?;
     check_number(number)?;
-    send_to_thread(&thread, Info::from_current(number, SI_TKILL))
+    send_to_thread(thread, Info::from_current(number, SI_TKILL))
 }
 
 /// The info that a program sends. It may not claim to come from the kernel, or from kill, unless it
@@ -140,7 +148,7 @@ pub fn rt_tgsigqueueinfo(pid: i32, tid: i32, number: u32, addr: u64) -> Result {
     let sent = read_info(number, addr, pid as u32 == current().process.pid)?;
     let thread = thread(Some(pid), tid)?;
     check_number(number)?;
-    send_to_thread(&thread, sent)
+    send_to_thread(thread, sent)
 }
 
 /// rt_sigaction(signal, new, old, mask size).

@@ -4,7 +4,7 @@ use super::errno::Errno;
 use super::{Result, user};
 use crate::arch::time;
 use crate::process::image::USER_HZ;
-use crate::process::signal::restart::Sleep;
+use crate::process::signal::restart::{Restart, Sleep};
 use crate::process::thread::current;
 use crate::process::{Process, clock, table, timer, usage};
 use linux_raw_sys::general::{
@@ -38,7 +38,11 @@ fn now(clock: u32) -> core::result::Result<u64, Errno> {
         // The CPU time of a process: its number, inverted, above three bits that say which time.
         clock if clock as i32 <= -8 => {
             const SCHED: u32 = 2;
+            const THREAD: u32 = 4;
             let pid = !(clock as i32 >> 3) as u32;
+            if clock & THREAD != 0 {
+                return thread_time(pid, clock & 3);
+            }
             let process = match pid {
                 0 => current().process.clone(),
                 pid => table::get(pid).ok_or(Errno::EINVAL)?,
@@ -50,6 +54,20 @@ fn now(clock: u32) -> core::result::Result<u64, Errno> {
         }
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// The CPU time of a thread of the caller's process; `which` is as in the clock's number.
+fn thread_time(tid: u32, which: u32) -> core::result::Result<u64, Errno> {
+    let own = current();
+    if which == 3 {
+        return Err(Errno::EINVAL);
+    }
+    if tid == 0 || tid == own.tid() {
+        return now(CLOCK_THREAD_CPUTIME_ID);
+    }
+    let thread = table::thread(tid).filter(|thread| thread.process.pid == own.process.pid);
+    let thread = thread.ok_or(Errno::EINVAL)?;
+    Ok(clock::from_ticks(thread.usage.totals().time()))
 }
 
 fn cpu_time(process: &Process) -> u64 {
@@ -152,16 +170,19 @@ fn sleep(sleep: Sleep) -> Result {
             let left = sleep.deadline.saturating_sub(time::now());
             user::write(sleep.remaining, &to_timespec(clock::from_ticks(left)))?;
         }
-        thread.signals.own().restart = Some(sleep);
+        thread.signals.own().restart = Some(Restart::Sleep(sleep));
     }
     result?;
     Ok(0)
 }
 
-/// restart_syscall(): goes on with the sleep that was interrupted last.
-pub fn restart_syscall() -> Result {
+/// restart_syscall(): goes on with what was interrupted last, whose arguments `call` still has.
+pub fn restart_syscall(call: &[u64; 31]) -> Result {
     let last = current().signals.own().restart.take();
-    sleep(last.ok_or(Errno::EINTR)?)
+    match last.ok_or(Errno::EINTR)? {
+        Restart::Sleep(last) => sleep(last),
+        Restart::Futex(deadline) => super::futex::wait_on(call, deadline),
+    }
 }
 
 /// times(buffer): returns the time since boot.

@@ -49,6 +49,15 @@ pub enum Meta {
     Process(ProcessMeta),
     /// A file of the tree.
     File(Arc<Label>),
+    /// A thread that is not the first of its process.
+    Thread {
+        /// Its process.
+        pid: u32,
+        /// Its number.
+        tid: u32,
+        /// Its name, padded with NUL.
+        name: [u8; 16],
+    },
 }
 
 /// What is told of a process.
@@ -70,13 +79,8 @@ pub struct ProcessMeta {
 pub fn with_wire(meta: &Meta, f: impl FnOnce(frame::Meta<'_>)) {
     match meta {
         Meta::Process(process) => {
-            let len = process
-                .name
-                .iter()
-                .position(|&byte| byte == 0)
-                .unwrap_or(process.name.len());
             let (space, root, asid) = process.space;
-            let name = text(&process.name[..len]);
+            let name = short(&process.name);
             f(frame::Meta::Process {
                 pid: process.pid,
                 parent: process.parent,
@@ -87,6 +91,11 @@ pub fn with_wire(meta: &Meta, f: impl FnOnce(frame::Meta<'_>)) {
                 name,
             });
         }
+        Meta::Thread { pid, tid, name } => f(frame::Meta::Thread {
+            pid: *pid,
+            tid: *tid,
+            name: short(name),
+        }),
         Meta::File(label) => {
             // A path that is too long loses its front.
             let path = &label.path;
@@ -98,6 +107,12 @@ pub fn with_wire(meta: &Meta, f: impl FnOnce(frame::Meta<'_>)) {
             });
         }
     }
+}
+
+/// A name that is padded with NUL.
+fn short(name: &[u8; 16]) -> &str {
+    let len = name.iter().position(|&byte| byte == 0);
+    text(&name[..len.unwrap_or(name.len())])
 }
 
 /// The beginning of `bytes` that is text.

@@ -181,6 +181,11 @@ pub fn switch(to: u32, event: impl FnOnce() -> Event) {
     ring(arch::cpu::id()).set_tid(to);
 }
 
+/// The running thread has another number from now on.
+pub fn renumber(tid: u32) {
+    ring(arch::cpu::id()).set_tid(tid);
+}
+
 /// Tells what a number stands for, in order with the events.
 pub fn meta(meta: Meta) {
     if MASK.load(Ordering::Relaxed) == 0 {
@@ -240,7 +245,7 @@ pub fn tick() {
     }
     if room {
         match rotation.next() {
-            Some(Subject::Process(process)) => process.announce(),
+            Some(Subject::Process(process)) => process.announce_all(),
             Some(Subject::File(label)) => meta(Meta::File(label)),
             None => {}
         }

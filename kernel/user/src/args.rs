@@ -10,6 +10,9 @@ use linux_raw_sys::auxvec::AT_NULL;
 pub struct Strings(*const *const c_char);
 
 impl Strings {
+    /// None.
+    pub const EMPTY: Strings = Strings(&core::ptr::null());
+
     /// # Safety
     ///
     /// `vector` must point to a NULL-terminated vector of C strings that stays unchanged for the
@@ -62,6 +65,9 @@ pub struct Args {
     auxv: *const [usize; 2],
     usage: &'static str,
 }
+
+// SAFETY: what it points to is the initial stack's, which stays and which nobody writes.
+unsafe impl Send for Args {}
 
 impl Args {
     /// # Safety

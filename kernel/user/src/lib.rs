@@ -51,6 +51,7 @@ mod start;
 pub mod sync;
 mod syscall;
 pub mod text;
+pub mod thread;
 pub mod time;
 
 pub use args::{Args, Strings, Words};

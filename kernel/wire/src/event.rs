@@ -573,10 +573,27 @@ pub enum Event {
         /// Where the first byte is now.
         to: u64,
     },
+    /// A thread was made that is not the first of its process.
+    ThreadStart {
+        /// Process.
+        pid: u32,
+        /// Its number.
+        tid: u32,
+        /// The thread that made it.
+        by: u32,
+    },
+    /// A thread ended, and others of its process have not. Also for the number that a thread had
+    /// which is the process's first since exec.
+    ThreadExit {
+        /// Process.
+        pid: u32,
+        /// Its number.
+        tid: u32,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 27;
+pub const KINDS: usize = 29;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -609,6 +626,8 @@ impl Event {
             Event::TableOwned { .. } => 24,
             Event::Discard { .. } => 25,
             Event::Move { .. } => 26,
+            Event::ThreadStart { .. } => 27,
+            Event::ThreadExit { .. } => 28,
         }
     }
 }
@@ -642,4 +661,6 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "table-owned",
     "discard",
     "move",
+    "thread-start",
+    "thread-exit",
 ];

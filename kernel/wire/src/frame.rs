@@ -183,6 +183,15 @@ pub enum Meta<'a> {
         #[serde(serialize_with = "byte_string")]
         build_id: &'a [u8],
     },
+    /// A thread as it is now that is not the first of its process, whose name is the process's.
+    Thread {
+        /// Process.
+        pid: u32,
+        /// Its number.
+        tid: u32,
+        /// Its name, clipped.
+        name: &'a str,
+    },
 }
 
 /// Totals of one CPU and of the machine.

@@ -251,6 +251,15 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             range(port, start, end)?;
             port.field(to)
         }
+        Event::ThreadStart { pid, tid, by } => {
+            port.field(pid)?;
+            port.field(tid)?;
+            port.field(by)
+        }
+        Event::ThreadExit { pid, tid } => {
+            port.field(pid)?;
+            port.field(tid)
+        }
     }
 }
 
@@ -371,7 +380,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 27, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 29, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -519,6 +528,12 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             end: 0,
             to: 0,
         },
+        27 => Event::ThreadStart {
+            pid: 0,
+            tid: 0,
+            by: 0,
+        },
+        28 => Event::ThreadExit { pid: 0, tid: 0 },
         _ => return None,
     })
 }

@@ -80,6 +80,14 @@ fn bodies() -> Vec<(&'static str, Body<'static>)> {
             }),
         ),
         (
+            "meta-thread",
+            Body::Meta(Meta::Thread {
+                pid: 300,
+                tid: 302,
+                name: "worker",
+            }),
+        ),
+        (
             "snapshot",
             Body::Snapshot(Snapshot {
                 time: 1 << 40,

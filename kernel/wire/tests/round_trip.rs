@@ -94,6 +94,7 @@ proptest! {
             file: n[5] as u32,
             name: &text,
         }));
+        check(Body::Meta(Meta::Thread { pid: n[0] as u32, tid: n[1] as u32, name: &text }));
         check(Body::Meta(Meta::File { id: n[0] as u32, path: &text, build_id: &build_id }));
     }
 

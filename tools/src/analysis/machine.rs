@@ -70,12 +70,23 @@ pub struct Machine {
     pub faults_traced: bool,
     /// By parent, the tables that the fork under way has shared so far: by child, their addresses.
     pub(super) sharing: FxHashMap<Space, Vec<(Space, Range<u64>)>>,
+    /// Threads that are not the first of their process and have not ended, by number.
+    pub threads: FxHashMap<u32, Thread>,
     /// What several CPUs do at the same time.
     pub(super) overlap: Overlap,
     /// Set by a loss, and for good: reference counts are no longer certain.
     pub uncertain: bool,
     /// Counter ticks of the first event and of the last.
     pub period: Option<(u64, u64)>,
+}
+
+/// A thread that is not the first of its process.
+#[derive(Clone, Debug, Default)]
+pub struct Thread {
+    /// Its process.
+    pub pid: u32,
+    /// Its name; empty: not told.
+    pub name: String,
 }
 
 impl Machine {
@@ -111,6 +122,31 @@ impl Machine {
                 },
             );
         }
+    }
+
+    /// What the kernel said of a thread. A late copy of the message must not bring one back to life,
+    /// so that only a process that lives gets one.
+    pub fn name_thread(&mut self, pid: u32, tid: u32, name: &str) {
+        let lives = |process: &Process| process.ended.is_none();
+        if self.threads.contains_key(&tid) || self.processes.get(&pid).is_some_and(lives) {
+            let thread = self.threads.entry(tid).or_default();
+            thread.pid = pid;
+            if thread.name != name {
+                name.clone_into(&mut thread.name);
+            }
+        }
+    }
+
+    /// The process of a thread.
+    pub fn process_of(&self, tid: u32) -> u32 {
+        self.threads.get(&tid).map_or(tid, |thread| thread.pid)
+    }
+
+    /// The name of a thread of a process: for the first the process's, and for one of which no name
+    /// was told.
+    pub fn thread_name(&self, pid: u32, tid: u32) -> Option<&str> {
+        let thread = self.threads.get(&tid).filter(|thread| thread.pid == pid)?;
+        Some(thread.name.as_str()).filter(|name| !name.is_empty())
     }
 
     /// What the kernel said of a process.
@@ -343,6 +379,16 @@ impl Machine {
                 end,
                 to,
             } => self.move_pages(space, start..end, to),
+            Event::ThreadStart { pid, tid, .. } => {
+                let name = String::new();
+                self.threads.insert(tid, Thread { pid, name });
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.activity.threads += 1;
+                }
+            }
+            Event::ThreadExit { tid, .. } => {
+                self.threads.remove(&tid);
+            }
             Event::Descriptor { .. }
             | Event::Barrier(_)
             | Event::Tlbi { .. }
@@ -409,8 +455,7 @@ impl Machine {
     }
 
     fn switch(&mut self, to: u32, space: Space) {
-        // Threads run under their process's id until there are threads: `to` is a tid.
-        if let Some(process) = self.processes.get_mut(&to)
+        if let Some(process) = self.processes.get_mut(&self.process_of(to))
             && process.space == space
         {
             process.activity.switches += 1;

@@ -108,6 +108,8 @@ pub struct Activity {
     pub execs: u64,
     /// Times the scheduler gave it a CPU.
     pub switches: u64,
+    /// Threads that it had beside its first.
+    pub threads: u64,
 }
 
 impl Activity {
@@ -120,6 +122,7 @@ impl Activity {
         self.copied_at_fork += other.copied_at_fork;
         self.execs += other.execs;
         self.switches += other.switches;
+        self.threads += other.threads;
     }
 
     /// Cycles it could not run because the kernel handled its faults and forks.

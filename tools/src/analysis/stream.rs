@@ -394,6 +394,9 @@ impl Reader {
             }) => {
                 state.machine.name(*pid, *parent, *space, name, *file);
             }
+            Body::Meta(Meta::Thread { pid, tid, name }) => {
+                state.machine.name_thread(*pid, *tid, name);
+            }
             Body::Meta(Meta::File { id, path, build_id }) => {
                 state.machine.file(*id, path, build_id);
             }

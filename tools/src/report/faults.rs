@@ -127,6 +127,10 @@ impl<'a> Lister<'a> {
         let name = program_name(machine, fault.pid);
         if let Output::Text(out) = &mut self.out {
             let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
+            let name = match machine.thread_name(fault.pid, record.tid) {
+                Some(thread) => format!("{thread}/{}", record.tid),
+                None => name,
+            };
             return writeln!(out, "{}", line(time, hz, fault, &name, &place));
         }
         let row = Row::new(state, (time, record), fault, change, (&name, &place));

@@ -98,6 +98,8 @@ pub struct ActivityReport {
     pub execs: u64,
     /// Times it was given a CPU.
     pub switches: u64,
+    /// Threads that it had beside its first.
+    pub threads: u64,
 }
 
 impl ActivityReport {
@@ -118,6 +120,7 @@ impl ActivityReport {
             stall_cycles: activity.stall(),
             execs: activity.execs,
             switches: activity.switches,
+            threads: activity.threads,
         }
     }
 

@@ -6,7 +6,7 @@ use wire::event::{KIND_NAMES, Outcome};
 
 use super::decay::sparkline;
 use super::story_text;
-use super::summary::{ActivityReport, ForkReport, Report};
+use super::summary::{ActivityReport, ForkReport, ProcessReport, Report};
 use super::text::{
     BAD, DIM, GOOD, HEAD, bytes, count, plural, signal_name, styled, table, wait_status,
 };
@@ -183,6 +183,14 @@ fn activity_cells(activity: &ActivityReport) -> Vec<String> {
     cells.into_iter().map(count).collect()
 }
 
+/// The name of a process, and how many threads it had if it was not just one.
+fn with_threads(process: &ProcessReport) -> String {
+    match process.activity.threads {
+        0 => process.name.clone(),
+        others => format!("{} ({})", process.name, plural(others + 1, "thread")),
+    }
+}
+
 fn processes(text: &mut String, report: &Report, top: usize) {
     if report.processes.is_empty() {
         return;
@@ -199,7 +207,7 @@ fn processes(text: &mut String, report: &Report, top: usize) {
     shown.sort_by_key(|(index, _)| *index);
     let hidden = report.processes.len() - shown.len();
     for (_, process) in shown {
-        let mut row = vec![process.pid.to_string(), process.name.clone()];
+        let mut row = vec![process.pid.to_string(), with_threads(process)];
         row.push(
             process
                 .parent

@@ -10,7 +10,7 @@ pub fn target(item: Item) -> Result<Target, Errno> {
     Ok(match item {
         Item::Own => Target::Path(tree::copy(Name::new(own_pid()).as_bytes())?),
         Item::OwnThread => {
-            let tid = crate::process::thread::current().tid;
+            let tid = crate::process::thread::current().tid();
             let name = Name::new(format_args!("{}/task/{tid}", own_pid()));
             Target::Path(tree::copy(name.as_bytes())?)
         }

@@ -175,10 +175,13 @@ pub fn in_folder(folder: Folder, name: &[u8]) -> Option<Item> {
     find(of_folder(folder), name)
 }
 
-/// What is called `name` in /proc/PID/task: a process has one thread, which has its number.
+/// What is called `name` in /proc/PID/task: a thread, of which is told what is told of its process.
 pub fn in_tasks(pid: u32, name: &[u8]) -> Result<Option<Item>, Errno> {
-    find_process(pid)?;
-    Ok((number(name) == Some(pid)).then_some(Item::Process(pid)))
+    let process = find_process(pid)?;
+    let is_one = |tid| tid == pid || process.signals.lock().threads.get(tid).is_some();
+    Ok(number(name)
+        .filter(|&tid| is_one(tid))
+        .map(|_| Item::Process(pid)))
 }
 
 /// What is called `name` in /proc/PID/fd.
@@ -212,8 +215,10 @@ pub fn next(directory: Item, cookie: u64) -> Result<Option<(u64, Name, Item)>, E
         }
         Item::Folder(folder) => from_list(of_folder(folder)),
         Item::Tasks(pid) => {
-            find_process(pid)?;
-            (cookie == 0).then(|| (1, Name::new(pid), Item::Process(pid)))
+            let process = find_process(pid)?;
+            let after = process.signals.lock().threads.after(cookie as u32);
+            let next = after.or_else(|| Some(pid).filter(|_| process.has_ended() && cookie == 0));
+            next.map(|tid| (tid.into(), Name::new(tid), Item::Process(pid)))
         }
         Item::Descriptors(pid) => {
             let process = find_process(pid)?;

@@ -18,6 +18,11 @@ fn state(process: &Process) -> (char, &'static str) {
     }
 }
 
+/// How many threads it has; one that has ended counts as one.
+fn threads(process: &Process) -> usize {
+    process.signals.lock().threads.count().max(1)
+}
+
 fn name(process: &Process) -> [u8; 16] {
     process.state.lock().name
 }
@@ -86,7 +91,7 @@ pub fn stat(to: &mut Window, process: &Process) -> fmt::Result {
     // No fault waits for a disk. Then priority, nice, threads, 0, start.
     write!(
         to,
-        " {} {} 0 0 {} {} {} {} {} {} 1 0 0",
+        " {} {} 0 0 {} {} {} {} {} {} {} 0 0",
         own.faults,
         children.faults,
         usage::user_hz(own.user),
@@ -95,6 +100,7 @@ pub fn stat(to: &mut Window, process: &Process) -> fmt::Result {
         usage::user_hz(children.system),
         20 + process.nice.load(Ordering::Relaxed),
         process.nice.load(Ordering::Relaxed),
+        threads(process),
     )?;
     write!(
         to,
@@ -164,8 +170,9 @@ pub fn status(to: &mut Window, process: &Process) -> fmt::Result {
     }
     write!(
         to,
-        "Threads:\t1\nSigPnd:\t{pending:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\n\
+        "Threads:\t{}\nSigPnd:\t{pending:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\n\
          SigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n",
+        threads(process),
         0
     )
 }

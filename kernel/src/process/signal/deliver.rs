@@ -6,6 +6,7 @@ use super::{
 };
 use crate::arch::trap::TrapFrame;
 use crate::process::thread::{Current, State};
+use crate::process::threads::End;
 use crate::process::{exit, group, scheduler, timers};
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{SA_NODEFER, SA_RESETHAND, SIGBUS, SIGKILL, SIGSEGV, SIGSTOP};
@@ -53,6 +54,18 @@ fn next(thread: &Current, frame: &TrapFrame) -> Option<(Info, Action)> {
             sleep_while_stopped(thread);
         }
         let mut state = process.signals.lock();
+        match state.threads.end {
+            End::Nobody => {}
+            End::Others(tid) if tid == thread.tid() => {}
+            End::Others(_) => {
+                drop(state);
+                exit::thread_end(0);
+            }
+            End::All(status) => {
+                drop(state);
+                exit::thread_end(status);
+            }
+        }
         let unblocked = !thread.signals.blocked() | UNBLOCKABLE;
         let info = take(thread, &mut state, unblocked)?;
         let signal = info.signal;
@@ -100,18 +113,27 @@ fn stop(thread: &Current, signal: u32) {
         if !core::mem::take(&mut state.stopping) {
             return;
         }
-        state.stopped = true;
+        if !state.stopped {
+            state.stop(thread, signal);
+        }
     }
-    group::report_stopped(process, signal);
     sleep_while_stopped(thread);
 }
 
 fn sleep_while_stopped(thread: &Current) {
     let process = &thread.process;
     loop {
-        let state = process.signals.lock();
+        let mut state = process.signals.lock();
         if !state.stopped || deliverable(thread) & bit(SIGKILL) != 0 {
+            thread.stopped.store(false, Ordering::Relaxed);
             break;
+        }
+        thread.stopped.store(true, Ordering::Relaxed);
+        // The last one tells.
+        if let Some(signal) = state.stop_is_complete() {
+            drop(state);
+            group::report_stopped(process, signal);
+            continue;
         }
         scheduler::prepare_to_block();
         drop(state);

@@ -15,6 +15,7 @@ pub use deliver::{deliver, deliver_interrupted};
 pub use info::Info;
 
 use super::thread::{Current, Thread};
+use super::threads::Threads;
 use super::{INIT, Process, group, scheduler, table};
 use crate::arch::heap;
 use crate::fs::special::signals;
@@ -96,8 +97,12 @@ pub struct State {
     queue: Queue,
     /// None: all defaults.
     actions: Option<Box<Actions>>,
-    /// It is stopped.
+    /// The threads of the process.
+    pub threads: Threads,
+    /// It is stopped, or about to be: its threads sleep as soon as they look at their signals.
     pub stopped: bool,
+    /// The signal that stopped it, until its parent is told: when all its threads sleep.
+    stopped_by: u8,
     /// A stop signal was taken out of the queue, and nothing came since that takes it back.
     stopping: bool,
     /// The kernel itself has sentenced it: not even `/init` is protected.
@@ -125,7 +130,7 @@ pub struct Own {
     /// The mask to go back to at the end of a system call that has changed it for its own time.
     pub saved: Option<u64>,
     /// What restart_syscall goes on with.
-    pub restart: Option<restart::Sleep>,
+    pub restart: Option<restart::Restart>,
     /// Address and ESR of the last fault, for `fault_address` and the ESR record of frames.
     pub fault: (u64, u64),
 }
@@ -207,6 +212,12 @@ impl OfThread {
         self.blocked.load(Ordering::Relaxed)
     }
 
+    /// Signals that it would act upon.
+    pub fn wanted(&self) -> u64 {
+        let awaited = self.awaited.load(Ordering::Relaxed);
+        !self.blocked() | awaited | UNBLOCKABLE
+    }
+
     /// What the thread alone uses. Never held across an access to user memory.
     pub fn own(&self) -> Guard<'_, Own> {
         self.own.lock()
@@ -227,6 +238,30 @@ impl State {
         handler == IGNORE
             || handler == DEFAULT && bit(signal) & HARMLESS != 0
             || handler <= IGNORE && self.protects(process)
+    }
+
+    /// The process is stopped from now on. `thread`, which is current, is about to sleep.
+    fn stop(&mut self, thread: &Thread, signal: u32) {
+        self.stopped = true;
+        self.stopped_by = signal as u8;
+        group::count_stopped();
+        if self.threads.are_many() {
+            for other in self.threads.iter() {
+                if !core::ptr::eq(&**other, thread) && !other.stopped.load(Ordering::Relaxed) {
+                    // SIGCONT takes it back, like any that stops.
+                    queue_for(other, Info::kernel(SIGSTOP));
+                    notify(other);
+                }
+            }
+        }
+    }
+
+    /// Whether the last thread of a process that was stopped sleeps now: by which signal. Once.
+    pub fn stop_is_complete(&mut self) -> Option<u32> {
+        if !self.stopped || self.stopped_by == 0 || !self.threads.all_stopped() {
+            return None;
+        }
+        Some(core::mem::take(&mut self.stopped_by).into())
     }
 
     /// Whether only signals with a handler reach it: `/init`, on which all others depend.
@@ -270,7 +305,6 @@ pub fn set_action(process: &Process, signal: u32, action: Action) -> Result<Acti
         mask: action.mask & !UNBLOCKABLE,
         ..action
     };
-    let thread = process.thread();
     let mut state = process.signals.lock();
     let before = state.action(signal);
     if state.actions.is_none() {
@@ -281,20 +315,40 @@ pub fn set_action(process: &Process, signal: u32, action: Action) -> Result<Acti
     }
     // POSIX: what waits is discarded when it becomes ignored, blocked or not.
     if state.ignores(process, signal) {
-        discard(process, thread.as_ref(), &mut state, bit(signal));
+        discard(process, &mut state, bit(signal));
     }
     Ok(before)
 }
 
 /// Takes signals out of all queues of a process.
-fn discard(process: &Process, thread: Option<&Arc<Thread>>, state: &mut State, signals: u64) {
+fn discard(process: &Process, state: &mut State, signals: u64) {
     state.queue.discard(signals);
     publish(process, state);
-    if let Some(thread) = thread {
+    for thread in state.threads.iter() {
         let mut queue = thread.signals.queue.lock();
         queue.discard(signals);
         thread.signals.pending.store(queue.set(), Ordering::Release);
     }
+}
+
+/// Enters a signal for one thread. Whether its info was kept.
+fn queue_for(thread: &Thread, info: Info) -> bool {
+    let mut queue = thread.signals.queue.lock();
+    let kept = queue.push(info);
+    thread.signals.pending.store(queue.set(), Ordering::Release);
+    kept
+}
+
+/// Makes a thread end as soon as it looks at its signals, which it does at once. The lock of its
+/// process's signals is held.
+pub fn sentence(thread: &Arc<Thread>) {
+    queue_for(thread, Info::kernel(SIGKILL));
+    notify(thread);
+}
+
+/// Whether a thread has to end.
+pub fn is_killed(thread: &Thread) -> bool {
+    pending(thread) & bit(SIGKILL) != 0
 }
 
 /// Shows the bits of a process's queue to those who look without the lock.
@@ -341,37 +395,53 @@ pub fn exec(thread: &Thread) {
 
 /// A process that has ended needs no queue and no actions.
 pub fn end(process: &Process) {
-    let dropped = core::mem::take(&mut *process.signals.lock());
+    let (queue, actions, stopped) = {
+        let mut state = process.signals.lock();
+        let queue = core::mem::take(&mut state.queue);
+        let stopped = core::mem::take(&mut state.stopped);
+        (queue, state.actions.take(), stopped)
+    };
+    drop((queue, actions));
     process.signals.pending.store(0, Ordering::Relaxed);
-    if dropped.stopped {
+    if stopped {
         group::forget_stopped();
     }
 }
 
 /// Sends a signal to a process. False: its `info` is lost for want of memory.
 pub fn send_info(process: &Process, info: Info) -> bool {
-    enter(process, process.thread().as_ref(), info, false)
+    enter(process, None, info)
 }
 
 /// Sends a signal to one thread. False as for [`send_info`].
 pub fn send_to_thread(thread: &Arc<Thread>, info: Info) -> bool {
-    enter(&thread.process, Some(thread), info, true)
+    enter(&thread.process, Some(thread), info)
 }
 
-fn enter(process: &Process, thread: Option<&Arc<Thread>>, info: Info, own: bool) -> bool {
-    let Some(thread) = thread else {
+/// For one thread if it is named, else for any.
+fn enter(process: &Process, own: Option<&Arc<Thread>>, info: Info) -> bool {
+    let signal = info.signal;
+    let mut state = process.signals.lock();
+    let chosen = match own {
+        Some(thread) if thread.ending.load(Ordering::Relaxed) => None,
+        Some(thread) => Some(thread),
+        None => state.threads.choose(bit(signal)),
+    };
+    let Some(thread) = chosen.cloned() else {
         // It has ended.
         return true;
     };
-    let signal = info.signal;
-    let mut state = process.signals.lock();
     let mut went_on = false;
     if bit(signal) & STOPPING != 0 {
-        discard(process, Some(thread), &mut state, bit(SIGCONT));
+        discard(process, &mut state, bit(SIGCONT));
     } else if signal == SIGCONT {
-        discard(process, Some(thread), &mut state, STOPPING);
+        discard(process, &mut state, STOPPING);
         state.stopping = false;
+        state.stopped_by = 0;
         went_on = core::mem::take(&mut state.stopped);
+        if went_on {
+            state.threads.iter().for_each(notify);
+        }
     } else if signal == SIGKILL {
         state.stopping = false;
     }
@@ -380,10 +450,8 @@ fn enter(process: &Process, thread: Option<&Arc<Thread>>, info: Info, own: bool)
     let mut kept = true;
     // A blocked signal waits even if it is ignored: its action may be another by then.
     if blocked & bit(signal) != 0 || !state.ignores(process, signal) {
-        if own {
-            let mut queue = mine.queue.lock();
-            kept = queue.push(info);
-            mine.pending.store(queue.set(), Ordering::Release);
+        if own.is_some() {
+            kept = queue_for(&thread, info);
         } else {
             kept = state.queue.push(info);
             publish(process, &state);
@@ -391,8 +459,8 @@ fn enter(process: &Process, thread: Option<&Arc<Thread>>, info: Info, own: bool)
     }
     drop(state);
     signals::notify();
-    if went_on || deliverable(thread) != 0 {
-        notify(thread);
+    if deliverable(&thread) != 0 {
+        notify(&thread);
     }
     if went_on {
         group::report_continued(process);
@@ -427,9 +495,7 @@ pub fn force(thread: &Current, info: Info) {
     if !state.action(signal).catches() {
         state.condemned = true;
     }
-    let mut queue = thread.signals.queue.lock();
-    queue.push(info);
-    thread.signals.pending.store(queue.set(), Ordering::Release);
+    queue_for(thread, info);
     thread.signals.attention.store(true, Ordering::Release);
 }
 
@@ -473,11 +539,13 @@ pub fn take_awaited(thread: &Current, wanted: u64) -> Option<Info> {
 /// Says which signals, though blocked, wake the current thread.
 pub fn await_signals(thread: &Current, wanted: u64) {
     // As in `set_blocked`.
-    let _state = thread.process.signals.lock();
+    let state = thread.process.signals.lock();
+    let before = thread.signals.awaited.load(Ordering::Relaxed);
     thread
         .signals
         .awaited
         .store(wanted & !UNBLOCKABLE, Ordering::Release);
+    leave_to_others(thread, &state, before & !wanted);
 }
 
 /// Signals that wait for the thread: its own and its process's.
@@ -489,16 +557,25 @@ pub fn pending(thread: &Thread) -> u64 {
 /// Signals that wait for a thread and are not blocked, or awaited.
 #[inline]
 pub fn deliverable(thread: &Thread) -> u64 {
-    let signals = &thread.signals;
-    let blocked = signals.blocked.load(Ordering::Relaxed);
-    let awaited = signals.awaited.load(Ordering::Relaxed);
-    pending(thread) & (!blocked | awaited | UNBLOCKABLE)
+    pending(thread) & thread.signals.wanted()
+}
+
+/// The thread, which is current, does not want these any more. One that waits for the process may
+/// have been announced to this thread alone.
+fn leave_to_others(thread: &Thread, state: &State, signals: u64) {
+    if state.threads.are_many() {
+        let waiting = thread.process.signals.pending.load(Ordering::Relaxed) & signals;
+        if waiting != 0 {
+            state.threads.retarget(thread, waiting);
+        }
+    }
 }
 
 /// Sets the mask of the current thread.
 pub fn set_blocked(thread: &Thread, mask: u64) {
     // Under the lock: whoever sends a signal now either sees the new mask, or is seen here.
-    let _state = thread.process.signals.lock();
+    let state = thread.process.signals.lock();
+    let before = thread.signals.blocked();
     thread
         .signals
         .blocked
@@ -506,6 +583,7 @@ pub fn set_blocked(thread: &Thread, mask: u64) {
     if deliverable(thread) != 0 {
         thread.signals.attention.store(true, Ordering::Release);
     }
+    leave_to_others(thread, &state, mask & !before);
 }
 
 /// Gives the current thread another mask for the time of a system call that waits. If a signal ends

@@ -5,8 +5,11 @@
 
 use super::{Action, Thread};
 use crate::arch::trap::TrapFrame;
+use crate::process::futex;
 use crate::syscall::errno::Errno;
-use linux_raw_sys::general::{self as nr, SA_RESTART, TIMER_ABSTIME};
+use linux_raw_sys::general::{
+    self as nr, FUTEX_WAIT, FUTEX_WAIT_BITSET, SA_RESTART, TIMER_ABSTIME,
+};
 
 /// A sleep to go on with: it ends when it would have ended, not later by the time it was disturbed.
 #[derive(Clone, Copy)]
@@ -15,6 +18,15 @@ pub struct Sleep {
     pub deadline: u64,
     /// Where the rest goes if it is interrupted; 0: nowhere.
     pub remaining: u64,
+}
+
+/// What restart_syscall goes on with.
+#[derive(Clone, Copy)]
+pub enum Restart {
+    /// A sleep.
+    Sleep(Sleep),
+    /// FUTEX_WAIT with the same arguments, until this time in counter ticks.
+    Futex(u64),
 }
 
 /// What Linux's error code inside the kernel would be.
@@ -37,8 +49,12 @@ fn kind(number: u32, arguments: &[u64; 31]) -> Kind {
         nr::__NR_clock_nanosleep | nr::__NR_rt_sigsuspend | nr::__NR_ppoll | nr::__NR_pselect6 => {
             Kind::NoHandler
         }
-        // The timeout of FUTEX_WAIT is relative: to start over would be to sleep longer.
-        nr::__NR_futex if arguments[3] != 0 => Kind::Never,
+        nr::__NR_futex if arguments[3] != 0 => match arguments[1] as u32 & futex::COMMAND {
+            // Its time is relative: to start over would be to sleep longer.
+            FUTEX_WAIT => Kind::Block,
+            FUTEX_WAIT_BITSET => Kind::NoHandler,
+            _ => Kind::Never,
+        },
         nr::__NR_read
         | nr::__NR_readv
         | nr::__NR_pread64

@@ -397,6 +397,8 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             end,
             to
         }),
+        27 => fields!(Event::ThreadStart { pid, tid, by }),
+        28 => fields!(Event::ThreadExit { pid, tid }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);

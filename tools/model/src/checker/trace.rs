@@ -75,7 +75,9 @@ pub fn of_trace(event: &event::Event, mut tell: impl FnMut(Event)) {
         | E::Reap { .. }
         | E::Resident { .. }
         | E::Unimplemented { .. }
-        | E::Killed { .. } => return,
+        | E::Killed { .. }
+        | E::ThreadStart { .. }
+        | E::ThreadExit { .. } => return,
     };
     tell(event);
 }

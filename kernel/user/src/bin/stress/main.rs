@@ -1,4 +1,4 @@
-//! Processes that do everything at once, on all CPUs: fork trees, copy-on-write storms, pipes,
+//! Processes that do everything at once, on all CPUs: fork trees, threads, copy-on-write storms, pipes,
 //! mappings that come, change and go, and ends of every kind, in an order that the seed decides.
 //!
 //! Every page of a process holds a word that names who wrote it and when: a process checks what it
@@ -12,11 +12,13 @@ use user::file::{self, Pipe};
 use user::linux::{PROT_READ, PROT_WRITE, SIGILL, SIGSEGV};
 use user::memory::{Pages, WORDS};
 use user::process::{self, Pid, Status};
-use user::{Args, OrFail, Rng, check, println};
+use user::{Args, OrFail, Rng, check, println, time};
+
+mod crew;
 
 user::program!(
     main,
-    "usage: stress PROCESSES ROUNDS SEED\n\nPROCESSES families at a time, each of which goes through ROUNDS rounds."
+    "usage: stress PROCESSES ROUNDS SEED\n\nPROCESSES families at a time, each of which goes through ROUNDS rounds. With an s, as in 600s, it\nis so many seconds instead."
 );
 
 /// Pages that a family writes: two last-level tables, so that some are shared and some copied.
@@ -36,7 +38,14 @@ fn main(args: Args) {
     let [families, rounds, seed] = *args.words() else {
         args.usage()
     };
-    let (families, rounds): (usize, usize) = (args.number(families), args.number(rounds));
+    let families: usize = args.number(families);
+    let until = match rounds.strip_suffix('s') {
+        Some(seconds) => {
+            let seconds: u64 = args.number(seconds);
+            Until::Time(now() + seconds * 1_000_000_000)
+        }
+        None => Until::Round(args.number(rounds)),
+    };
     let seed: u64 = args.number(seed);
     if families == 0 || families > 64 {
         args.usage();
@@ -49,7 +58,7 @@ fn main(args: Args) {
     };
     let mut children = [0; 64];
     for (number, child) in children[..families].iter_mut().enumerate() {
-        let start = || family(seed ^ (number as u64) << 32, rounds, totals);
+        let start = || family(seed ^ (number as u64) << 32, until, totals);
         *child = process::fork_child(start).or_fail("fork");
     }
     for child in &children[..families] {
@@ -66,8 +75,21 @@ fn main(args: Args) {
     );
 }
 
+/// When it is enough.
+#[derive(Clone, Copy)]
+enum Until {
+    /// After so many rounds.
+    Round(u64),
+    /// At a time, in nanoseconds since boot.
+    Time(u64),
+}
+
+fn now() -> u64 {
+    time::now().or_fail("clock_gettime")
+}
+
 /// The first of a family: it has all pages, and starts over in each round.
-fn family(seed: u64, rounds: usize, totals: Totals) -> i32 {
+fn family(seed: u64, until: Until, totals: Totals) -> i32 {
     let pages = Pages::map(PAGES).or_fail("mapping the pages");
     let mut member = Member {
         rng: Rng::with_seed(seed),
@@ -75,8 +97,13 @@ fn family(seed: u64, rounds: usize, totals: Totals) -> i32 {
         written: [0; PAGES],
         totals,
     };
-    for _ in 0..rounds {
+    let mut round = 0;
+    while match until {
+        Until::Round(last) => round < last,
+        Until::Time(end) => now() < end,
+    } {
         member.live(DEPTH);
+        round += 1;
     }
     member.check_all();
     0
@@ -94,11 +121,12 @@ struct Member {
 impl Member {
     fn live(&mut self, depth: usize) {
         for _ in 0..self.rng.usize(1..=4) {
-            match self.rng.u32(..8) {
+            match self.rng.u32(..9) {
                 0 | 1 => self.storm(),
                 2 => self.talk(),
                 3 => self.churn(),
                 4 => process::sched_yield(),
+                8 => crew::run(&mut self.rng, self.totals),
                 5 if depth > 0 => self.abandon(),
                 _ if depth > 0 => self.fork_and_race(depth - 1),
                 _ => self.check_some(),
