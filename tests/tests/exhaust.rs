@@ -44,6 +44,7 @@ fn the_kernel_survives_and_forgets() {
         (128, 1, 40),
         (128, 1, 100),
         (137, 1, 40),
+        (200, 1, 100),
         (200, 4, 20),
     ] {
         let (all, heap) = frames(&exhaust(mebibytes, cpus, 0));
@@ -59,11 +60,9 @@ fn the_kernel_survives_and_forgets() {
             all_after <= all && all - all_after <= TABLES,
             "{mebibytes} MiB, {steps} steps: {all} frames before, {all_after} after"
         );
-        // Where several CPUs are at the edge, a file's pages may be read there again that it had to
-        // give up: the list of them stays with it.
-        if cpus == 1 && heap_after > heap + 128 {
+        if heap_after > heap + 128 {
             kept.push(format!(
-                "{mebibytes} MiB, {steps} steps: a heap of {heap} frames before, {heap_after} after"
+                "{mebibytes} MiB, {cpus} CPUs, {steps} steps: a heap of {heap} frames before, {heap_after} after"
             ));
         }
     }

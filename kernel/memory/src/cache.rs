@@ -660,8 +660,7 @@ impl PageCache {
             }
             at = page + 1;
         }
-        let known = |chunk: &Chunk| chunk.entries.iter().any(|&entry| entry != EMPTY);
-        pages.chunks.retain(known);
+        // The lists of pages stay: made again, they would lie where a heap that is large now ends.
         before - pages.frames
     }
 
