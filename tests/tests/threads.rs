@@ -104,7 +104,7 @@ fn told(run: &Run) {
                 threads.insert(tid, pid);
             }
             Event::ThreadExit { pid, tid } => {
-                assert_ne!(threads.get(&tid).is_some(), tid == pid, "{tid}");
+                assert_ne!(threads.contains_key(&tid), tid == pid, "{tid}");
                 ended.insert(tid);
                 threads.remove(&tid);
             }
