@@ -220,16 +220,17 @@ fn translate(outcome: memory::Outcome) -> Outcome {
     }
 }
 
-/// Whether this spurious fault is one too many of a row at the same place. Those that come after the
-/// instruction has been done are no row: while others fork eagerly, the same page may be in the way
-/// again and again.
+/// Whether this spurious fault is one too many of a row at the same place. If the process has other
+/// threads, those that come after the instruction has been done are no row: while they fork eagerly,
+/// the same page may be in the way again and again.
 fn repeats(thread: &Thread, pc: u64, addr: u64) -> bool {
     /// An instruction that is not done faults again at once.
     const AT_ONCE_MICROSECONDS: u64 = 5;
     let last = thread.spurious().get();
     let since = (arch::time::now() as u32).wrapping_sub(last.end);
     let same = last.pc == pc && last.addr == addr;
-    let row = same && u64::from(since) * 1_000_000 < AT_ONCE_MICROSECONDS * arch::time::hz();
+    let at_once = u64::from(since) * 1_000_000 < AT_ONCE_MICROSECONDS * arch::time::hz();
+    let row = same && (at_once || !thread.process.has_threads());
     let count = if row { last.count + 1 } else { 1 };
     thread.spurious().set(Repeat {
         pc,

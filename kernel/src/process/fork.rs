@@ -60,6 +60,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let files = process.files.lock().try_clone()?;
     let actions = signal::copy_actions(process)?;
     let credentials = process.credentials.lock().try_clone()?;
+    let limits = *process.limits.lock();
     let place = Place::new().ok_or(Errno::ENOMEM)?;
     let mode = process.state.lock().fork_mode;
     // All that may fail comes first. The address space is forked last, and that is on record before
@@ -78,7 +79,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         credentials: Lock::new(Rank::Credentials, credentials),
         report: AtomicU32::new(0),
         end_signal: AtomicU32::new(at_end),
-        limits: Lock::new(Rank::Limits, *process.limits.lock()),
+        limits: Lock::new(Rank::Limits, limits),
         timers: timers::Timers::default(),
         usage: usage::OfProcess::default(),
         death_signal: AtomicU32::new(0),

@@ -2,8 +2,7 @@
 //! fall into them if the core does. Those of the core are here; those of the kernel around it are
 //! tests of booted machines, in the package `tests`.
 //!
-//! Not here: a futex keyed by physical address loses wakeups after a copy (Redox 7f409d46): there are
-//! no futexes yet. Pinned pages (`PageAnonExclusive`): nothing pins pages; what the kernel holds for a
+//! Not here: pinned pages (`PageAnonExclusive`): nothing pins pages; what the kernel holds for a
 //! moment is counted. A hardware dirty bit lost at fork (Redis 8124): hardware never writes our
 //! descriptors, since `descriptor` has no way to set DBM, and sets AF in every leaf. CVE-2025-10263 (a
 //! broadcast TLBI that completes too early on some cores): no repetition of TLBIs is built in.
@@ -40,6 +39,11 @@ const fn core(what: &'static str, tests: &'static [Test]) -> Trap {
 }
 
 const TRAPS: &[Trap] = &[
+    Trap {
+        what: "Redox 7f409d46: a futex keyed by physical address loses wake-ups after a copy",
+        tests: &[],
+        booted: &[("threads.rs", "as_on_linux")],
+    },
     Trap {
         what: "CVE-2016-5195 Dirty COW: write intent dropped on a retry, after MADV_DONTNEED",
         tests: tests![
