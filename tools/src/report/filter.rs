@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use clap::Args;
-use wire::event::{Backing, Fault, Outcome, Record, Region};
+use wire::event::{Backing, Fault, Outcome, Record};
 
 use super::args::{parse_addresses, parse_outcome, parse_times};
 use super::place::Place;
+use super::story::region_name;
 use crate::analysis::machine::Machine;
 use crate::analysis::stream::State;
 use crate::analysis::symbols::{Symbols, short_name};
@@ -164,16 +165,5 @@ impl<'a> Mapped<'a> {
     pub fn name(&self) -> &'a str {
         let file = self.path.and_then(|path| path.rsplit('/').next());
         file.unwrap_or(self.region)
-    }
-}
-
-/// What a mapping is for, as options and reports name it.
-pub const fn region_name(region: Region) -> &'static str {
-    match region {
-        Region::Program => "program",
-        Region::Heap => "heap",
-        Region::Stack => "stack",
-        Region::Mmap => "mmap",
-        Region::Vdso => "vdso",
     }
 }

@@ -15,7 +15,7 @@ use crate::analysis::machine::{Change, Machine};
 use crate::analysis::space::{AddressSpace, Leaf};
 use crate::analysis::stream::{Observer, State};
 use crate::analysis::symbols::Symbols;
-use crate::report::filter::{Mapped, region_name};
+use crate::report::filter::Mapped;
 use crate::report::place::Place;
 
 /// Runs of pages in all pictures together; then every second picture goes.
@@ -288,16 +288,8 @@ impl Observer for Collector {
             }
             Event::Exec { pid, .. } => format!("exec by pid {pid}"),
             Event::Exit { pid, .. } => format!("exit of pid {pid}"),
-            Event::Unmap {
-                space, start, end, ..
-            } if end - start >= 64 * PAGE_SIZE => {
-                let what = state
-                    .machine
-                    .spaces
-                    .get(space)
-                    .and_then(|space| space.mapping(*start))
-                    .map_or("memory", |mapping| region_name(mapping.region));
-                format!("munmap of {what}")
+            Event::Unmap { start, end, .. } if end - start >= 64 * PAGE_SIZE => {
+                format!("munmap at {start:#x}")
             }
             _ => return,
         };
