@@ -15,7 +15,7 @@ use crate::system::{kernel, system};
 use crate::trace::Trace;
 
 /// Far more than any test takes on a machine that is not busy.
-const TIME: Duration = Duration::from_secs(400);
+pub(crate) const TIME: Duration = Duration::from_secs(400);
 
 /// What to boot, and how.
 #[derive(Clone, Debug)]
@@ -189,6 +189,7 @@ impl Boot {
             hardware: self.hardware,
             kernel: kernel.image,
             initrd,
+            tree: None,
             wire: folder.path().join("trace.cow"),
             input: input.as_ref().map(|input| input.path().to_owned()),
             deterministic: self.deterministic,

@@ -15,6 +15,7 @@
 
 pub mod batch;
 mod boot;
+pub mod card;
 mod root;
 mod run;
 mod system;
@@ -26,6 +27,7 @@ pub use boot::Boot;
 pub use root::root;
 pub use run::Run;
 pub use system::{System, cowscope, system};
+pub use tools::card::Model;
 pub use tools::cli::{ForkMode, TraceLevel};
 pub use tools::machine::{Board, Size};
 pub use trace::{Frame, Trace};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::card::Model;
 use crate::check::CheckArgs;
 use crate::image::GuestFile;
 use crate::machine::{Board, Size};
@@ -34,6 +35,8 @@ damaged (check, --strict). `run` ends with the program's own status (128+n when 
 pub enum Command {
     /// Build, boot, record and explain: one command from source to story
     Run(Box<RunArgs>),
+    /// Make a card that a Raspberry Pi boots: kernel, programs, firmware
+    Image(Box<ImageArgs>),
     /// Record a trace from a board or a machine that runs already
     Record(RecordArgs),
     /// Explain a trace: the story, the processes, who broke copy-on-write and at what cost
@@ -105,6 +108,42 @@ pub struct RunArgs {
     /// Overwrite the output file
     #[arg(short, long)]
     pub force: bool,
+    /// Count instructions instead of time, with fixed seeds: equal runs give equal traces
+    #[arg(long)]
+    pub deterministic: bool,
+    /// End the machine after so many seconds
+    #[arg(long, value_name = "SECS")]
+    pub timeout: Option<u64>,
+    /// End the machine when it sends nothing at all for so many seconds; 0 waits forever
+    #[arg(long, value_name = "SECS", default_value_t = 120)]
+    pub silence: u64,
+
+    /// The QEMU to use [default: qemu-system-aarch64 from PATH, installed when missing]
+    #[arg(long, value_name = "FILE", env = "COWSCOPE_QEMU")]
+    pub qemu: Option<PathBuf>,
+
+    /// Which of the kernel's log lines to show
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
+    pub log: LogLevel,
+    /// Where the report goes; - is standard output [default: standard output for our own programs;
+    /// standard error for yours, whose standard output is theirs alone]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Record only; print no report
+    #[arg(long, conflicts_with = "report")]
+    pub no_report: bool,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// What the machine boots.
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+}
+
+/// What a machine boots: the kernel with its boot arguments, and the program with its files.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PayloadArgs {
     /// What to record: life (of processes), faults as well, or all the MMU is told [default: faults]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub trace: Option<TraceLevel>,
@@ -121,19 +160,9 @@ pub struct RunArgs {
     /// Use only so many bits of the ASID, so that it rolls over early
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     pub asid_bits: Option<u8>,
-    /// Count instructions instead of time, with fixed seeds: equal runs give equal traces
-    #[arg(long)]
-    pub deterministic: bool,
     /// Seed of everything random in the machine [default: random; 1 with --deterministic]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-
-    /// End the machine after so many seconds
-    #[arg(long, value_name = "SECS")]
-    pub timeout: Option<u64>,
-    /// End the machine when it sends nothing at all for so many seconds; 0 waits forever
-    #[arg(long, value_name = "SECS", default_value_t = 120)]
-    pub silence: u64,
 
     /// Build and boot the kernel that checks itself as it runs, at several times the cost: Arm's
     /// translation rules, as `check` does afterwards, and the order of locks. It panics at the first
@@ -159,23 +188,6 @@ pub struct RunArgs {
     /// A variable of the program's environment; can be repeated
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
-    /// The QEMU to use [default: qemu-system-aarch64 from PATH, installed when missing]
-    #[arg(long, value_name = "FILE", env = "COWSCOPE_QEMU")]
-    pub qemu: Option<PathBuf>,
-
-    /// Which of the kernel's log lines to show
-    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
-    pub log: LogLevel,
-    /// Where the report goes; - is standard output [default: standard output for our own programs;
-    /// standard error for yours, whose standard output is theirs alone]
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// Record only; print no report
-    #[arg(long, conflicts_with = "report")]
-    pub no_report: bool,
-    /// No progress on stderr
-    #[arg(short, long)]
-    pub quiet: bool,
 
     /// One of our programs by name, the path of your own Linux/arm64 ELF file, or a program of the
     /// guest's root file system; and its arguments
@@ -228,6 +240,48 @@ impl ForkMode {
             ForkMode::Eager => "eager",
         }
     }
+}
+
+const IMAGE_EXAMPLES: &str = "\
+Examples:
+  cowscope image --board pi4 -o sd.img          the demonstration, for a Raspberry Pi 4
+  cowscope image --board pi3 --write /dev/sdX -- sweep 4096
+  cowscope record serial:/dev/ttyUSB0           what the board then says";
+
+/// `cowscope image`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = IMAGE_EXAMPLES)]
+pub struct ImageArgs {
+    /// The Raspberry Pi
+    #[arg(long, value_enum)]
+    pub board: Model,
+    /// The file of the image
+    #[arg(short, long, value_name = "FILE", required_unless_present = "write")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Write the card itself: a removable device that is not mounted
+    #[arg(long, value_name = "DEVICE", conflicts_with = "output")]
+    pub write: Option<PathBuf>,
+    /// Overwrite what is on the card without asking
+    #[arg(long, requires = "write")]
+    pub yes: bool,
+    /// Firmware and device trees, such as the first partition of a card with Raspberry Pi OS
+    /// [default: those of Debian's packages, fetched through this machine's apt and kept below
+    /// target/]
+    #[arg(long, value_name = "DIR")]
+    pub firmware: Option<PathBuf>,
+    /// Baud rate of the serial line
+    #[arg(long, value_name = "N", default_value_t = 921_600)]
+    pub baud: u32,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// What the machine boots.
+    #[command(flatten)]
+    pub payload: PayloadArgs,
 }
 
 const RECORD_EXAMPLES: &str = "\
@@ -323,7 +377,7 @@ mod tests {
             panic!("not run")
         };
         assert_eq!(args.cpus, Some(2));
-        assert_eq!(args.program, ["sweep", "--cpus", "9"]);
+        assert_eq!(args.payload.program, ["sweep", "--cpus", "9"]);
     }
 
     #[test]

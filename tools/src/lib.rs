@@ -3,6 +3,7 @@
 //! The binary `cowscope` is a thin layer over this library, and the machine tests use it as well.
 
 pub mod analysis;
+pub mod card;
 pub mod check;
 pub mod cli;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod manual;
 pub mod paths;
+pub mod payload;
 pub mod progress;
 pub mod record;
 pub mod report;

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         .or_else(|| Cli::parse_from(["cowscope", "run"]).command);
     let result = match command.expect("clap was given a command") {
         Command::Run(args) => tools::run::run(&args),
+        Command::Image(args) => tools::card::run(&args),
         Command::Record(args) => tools::record::run(&args),
         Command::Report(args) => args.run().map(ExitCode::from),
         Command::Faults(args) => args.run().map(ExitCode::from),

@@ -9,14 +9,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::RunArgs;
 use crate::exit::{Exit, usage};
-use crate::image::{self, Built, Guest, Variant, Wanted};
+use crate::image::Guest;
 use crate::interrupt;
 use crate::machine::terminal::{self, Keys, Raw};
 use crate::machine::{self, Board, BootArgs, Ended, Ending, Hardware, Input, Limits, Setup};
+use crate::payload::{Payload, boot_arguments};
 use crate::progress::Progress;
 use crate::record::{self, LogLevel, Output, REFRESH, Shower, Watch};
 use crate::report::args::SymbolArgs;
-use crate::setup::{debian, qemu, rust};
+use crate::setup::qemu;
 
 /// The seed of `--deterministic`, unless the user has another.
 const SEED: u64 = 1;
@@ -32,7 +33,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         args.gic,
     )?;
     let output = Output::choose(args.output.as_deref(), args.force)?;
-    let seed = args.seed.or(args.deterministic.then_some(SEED));
+    let seed = args.payload.seed.or(args.deterministic.then_some(SEED));
     let mut bootargs = kernel_arguments(args, seed)?;
     if !args.deterministic {
         // The machine has no clock of the day.
@@ -43,42 +44,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let progress = Progress::new(args.quiet);
     let qemu = qemu::prepare(args.qemu.as_deref(), &progress)?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let (built, kernel) = match &args.kernel {
-        Some(kernel) => {
-            let toolchain = rust::prepare(&progress)?;
-            let programs = image::build_programs(&toolchain, &progress)?;
-            let image = image::foreign_kernel(kernel, folder.path())?;
-            (
-                Built {
-                    kernel: kernel.clone(),
-                    programs,
-                },
-                image,
-            )
-        }
-        None => {
-            let variant = match args.checks {
-                true => Variant::Checks,
-                false => Variant::Plain,
-            };
-            let built = image::build_if_changed(variant, &progress)?;
-            let image = image::kernel_image(&built.kernel, variant)?;
-            (built, image)
-        }
-    };
-    let packages = match args.packages.as_slice() {
-        [] => None,
-        packages => Some(debian::root(packages, &progress)?),
-    };
-    let wanted = Wanted {
-        root: args.root.as_deref().or(packages.as_deref()),
-        files: &args.files,
-        environment: &args.environment,
-        program: &args.program,
-    };
-    let mut guest = Guest::new(wanted, &built, &progress)?;
+    let Payload {
+        built,
+        kernel,
+        mut guest,
+        root,
+    } = Payload::build(&args.payload, folder.path(), &progress)?;
     if std::io::stdin().is_terminal()
-        && args.root.is_some() | packages.is_some()
+        && root.is_some()
         && let Ok(terminal) = std::env::var("TERM")
     {
         guest.set_default("TERM", &terminal);
@@ -98,6 +71,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         hardware,
         kernel,
         initrd,
+        tree: None,
         wire: output.path().to_owned(),
         input: input.as_ref().map(|input| input.path().to_owned()),
         deterministic: if args.deterministic { seed } else { None },
@@ -125,7 +99,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     // A kernel without log lines, or none that we know of, has nothing to show.
     let elf = std::fs::read(&built.kernel).unwrap_or_default();
     // What was checked, the kernel says in its log.
-    let log = match args.checks {
+    let log = match args.payload.checks {
         true => args.log.max(LogLevel::Info),
         false => args.log,
     };
@@ -150,7 +124,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
                     .into_iter()
                     .chain(guest.elves.clone())
                     .collect(),
-                elf_dir: wanted.root.into_iter().map(Path::to_owned).collect(),
+                elf_dir: root.into_iter().collect(),
             };
             report(args, output.path(), &symbols, &guest)?
         }
@@ -304,30 +278,7 @@ fn verdict(ended: &Ended, watch: &Watch, limits: Limits, progress: &Progress) ->
 fn kernel_arguments(args: &RunArgs, seed: Option<u64>) -> Result<BootArgs> {
     let mut boot = BootArgs::new();
     boot.flag("semihosting");
-    if let Some(level) = args.trace {
-        boot.set("trace", level.as_str())?;
-    }
-    if args.lossless {
-        boot.flag("lossless");
-    }
-    if let Some(ring) = args.ring {
-        if ring == 0 {
-            return Err(usage("--ring 0: a ring holds at least one event"));
-        }
-        boot.set("ring", ring)?;
-    }
-    if let Some(mode) = args.fork {
-        boot.set("fork", mode.as_str())?;
-    }
-    if let Some(bits) = args.asid_bits {
-        boot.set("asid_bits", bits)?;
-    }
-    if let Some(seed) = seed {
-        boot.set("seed", seed)?;
-    }
-    for words in &args.append {
-        boot.raw(words)?;
-    }
+    boot_arguments(&args.payload, seed, &mut boot)?;
     Ok(boot)
 }
 
@@ -350,7 +301,7 @@ mod tests {
 
     fn boot_line(line: &str) -> Result<String> {
         let args = arguments(line);
-        let seed = args.seed.or(args.deterministic.then_some(SEED));
+        let seed = args.payload.seed.or(args.deterministic.then_some(SEED));
         kernel_arguments(&args, seed)?.line(args.board)
     }
 

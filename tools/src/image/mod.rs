@@ -192,7 +192,8 @@ pub fn guest_path(program: &str) -> String {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>> {
+/// A file's contents, or an error that names it.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).map_err(|error| unreadable(format!("cannot read {}: {error}", file.display())))
 }
 

@@ -219,6 +219,7 @@ mod tests {
             hardware: Hardware::of(Board::Virt),
             kernel: "k".into(),
             initrd: "i".into(),
+            tree: None,
             bootargs: String::new(),
             wire,
             input: None,

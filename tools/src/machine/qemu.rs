@@ -17,6 +17,8 @@ pub struct Setup {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
+    /// The device tree, if QEMU is not to make one itself (virt) or do without (Raspberry Pis).
+    pub tree: Option<PathBuf>,
     /// The kernel's command line.
     pub bootargs: String,
     /// Where the bytes of the first UART go.
@@ -60,6 +62,9 @@ impl Setup {
             .arg("-initrd")
             .arg(&self.initrd);
         command.arg("-append").arg(&self.bootargs);
+        if let Some(tree) = &self.tree {
+            command.arg("-dtb").arg(tree);
+        }
         // A file is the fastest sink for the first UART: QEMU makes a system call per byte, and a
         // pipe or socket makes it wait for its reader as well.
         let Some(input) = &self.input else {
@@ -124,6 +129,7 @@ mod tests {
             hardware: Hardware::of(board),
             kernel: "kernel8.img".into(),
             initrd: "initramfs.cpio".into(),
+            tree: None,
             bootargs: "init=/bin/a semihosting".into(),
             wire: "a, b.cow".into(),
             input: None,
@@ -164,6 +170,7 @@ mod tests {
             hardware: Hardware::of(Board::Virt),
             kernel: "kernel8.img".into(),
             initrd: "initramfs.cpio".into(),
+            tree: None,
             bootargs: String::new(),
             wire: "a, b.cow".into(),
             input: Some("c".into()),

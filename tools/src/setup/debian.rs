@@ -138,14 +138,18 @@ fn remove(dir: &Path) -> Result<()> {
 
 /// apt for arm64 with its lists, its cache and its idea of what is installed (nothing) below
 /// `target/`; sources, keys and proxies are the machine's.
-struct Private {
+pub(super) struct Private {
     dir: PathBuf,
     config: PathBuf,
 }
 
 impl Private {
     fn new(cache: &Path, rights: Rights) -> Result<Self> {
-        let dir = cache.join("apt");
+        Self::in_folder(cache.join("apt"), rights, None)
+    }
+
+    /// In a folder of its own, with these sources (in the deb822 format) instead of the machine's.
+    pub(super) fn in_folder(dir: PathBuf, rights: Rights, sources: Option<&str>) -> Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let dir = dir.join(part);
             fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -153,15 +157,30 @@ impl Private {
         let status = dir.join("state/status");
         fs::write(&status, "").with_context(|| format!("cannot write {}", status.display()))?;
         let config = dir.join("apt.conf");
-        fs::write(&config, configuration(&dir, rights))
-            .with_context(|| format!("cannot write {}", config.display()))?;
+        let mut text = configuration(&dir, rights);
+        if let Some(sources) = sources {
+            let file = dir.join("own.sources");
+            fs::write(&file, sources)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            text += &format!(
+                "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\n",
+                file.display()
+            );
+        }
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         Ok(Self { dir, config })
     }
 
     fn command(&self, words: &[&str], packages: &[String]) -> Command {
-        let mut command = Command::new("apt-get");
-        command.env("LC_ALL", "C").arg("-c").arg(&self.config);
+        let mut command = self.program("apt-get");
         command.args(words).args(packages);
+        command
+    }
+
+    /// One of apt's programs, with this configuration.
+    pub(super) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.env("LC_ALL", "C").arg("-c").arg(&self.config);
         command
     }
 
@@ -193,7 +212,7 @@ impl Private {
 
     /// Some source of the machine may be broken, or have nothing for arm64, without harm: what is
     /// known afterwards counts.
-    fn update(&self, progress: &Progress) {
+    pub(super) fn update(&self, progress: &Progress) {
         progress.step("apt-get update, for arm64");
         if let Err(error) = apt::run(&mut self.command(&["update"], &[])) {
             progress.warn(&format!("{error:#}"));

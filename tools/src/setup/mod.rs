@@ -3,6 +3,7 @@
 pub mod apt;
 mod complete;
 pub mod debian;
+pub mod firmware;
 pub mod packages;
 pub mod qemu;
 pub mod rust;

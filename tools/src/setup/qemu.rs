@@ -208,9 +208,13 @@ fn commands(policy: &Policy, backports: &Option<(String, String)>) -> String {
     text
 }
 
+/// The name of this machine's release, such as `bookworm`.
+pub(super) fn release() -> Option<String> {
+    codename(&std::fs::read_to_string("/etc/os-release").unwrap_or_default())
+}
+
 fn backports() -> Result<Option<(String, String)>> {
-    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let Some(codename) = codename(&release) else {
+    let Some(codename) = release() else {
         return Ok(None);
     };
     Ok(sources::backports(
