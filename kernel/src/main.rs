@@ -34,6 +34,7 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
 
     // What machine is this, and what does it have?
     let mut board = board::discover(handed, &arch::table::image_range()).unwrap_or_else(stop);
+    board::prepare(&board, argument(board.bootargs, "baud="));
     uart::wire_uart().open(board.wire, board.soc);
     if let Some(console) = board.console {
         uart::console_uart_slot().open(console, board.soc);

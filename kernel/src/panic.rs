@@ -1,6 +1,7 @@
 //! Panics: plain text on the wire (text between frames is allowed there), then the end.
 
 use crate::arch::{cpu, layout, secondary, trap, trap::TrapFrame};
+use crate::board;
 use crate::driver::{exit, uart};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,17 @@ fn begin() -> uart::Text<'static> {
     text
 }
 
+/// The end of a machine that panicked: on a Raspberry Pi the LED tells of it first.
+fn end() -> ! {
+    if let Some(board) = board::try_board()
+        && !board.has_argument("semihosting")
+    {
+        uart::wire_uart().flush();
+        board::signal_panic(board);
+    }
+    exit(EXIT_CODE)
+}
+
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     let mut text = begin();
@@ -54,7 +66,7 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
     // SAFETY: reads the frame pointer.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
     backtrace(&mut text, fp);
-    exit(EXIT_CODE)
+    end()
 }
 
 /// An exception that nobody can handle.
@@ -75,7 +87,7 @@ pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     }
     let _ = text.write_str("\n");
     backtrace(&mut text, frame.x[29]);
-    exit(EXIT_CODE)
+    end()
 }
 
 /// Return addresses by the frame records, as far as they stay in one mapped stack.

@@ -5,7 +5,7 @@
 
 use super::stack::KernelStack;
 use super::{cpu, cpu::Local, layout, mmu, table, time};
-use crate::board::{Board, StartMethod};
+use crate::board::{Board, StartMethod, psci};
 use crate::{driver, process};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -59,7 +59,7 @@ pub fn start_all(board: &Board, most: usize) {
         }
         cpu::publish();
         let asked = match core.start {
-            StartMethod::Psci(conduit) => conduit.cpu_on(core.affinity, entry),
+            StartMethod::Psci(conduit) => psci::cpu_on(conduit, core.affinity, entry),
             StartMethod::SpinTable(release) => release_core(board, release, entry),
             StartMethod::None => false,
         };

@@ -3,7 +3,7 @@
 //! Only kernel mappings (global, never changed in place). User tables belong to `memory`.
 
 use super::layout::{self, LINEAR, LINEAR_END};
-use crate::board::memory_map::Ranges;
+use crate::board::Ranges;
 use aarch64_cpu::asm::barrier;
 use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{Lock, Rank};

@@ -1,16 +1,8 @@
 //! Ending the machine.
 
-use crate::arch::{cpu, table};
-use crate::board::try_board;
+use crate::arch::cpu;
+use crate::board::{Mapped, psci, try_board};
 use core::arch::asm;
-
-// Raspberry Pi power manager.
-const RSTC: u64 = 0x1c;
-const RSTS: u64 = 0x20;
-const WDOG: u64 = 0x24;
-const PASSWORD: u32 = 0x5a00_0000;
-const FULL_RESET: u32 = 0x20;
-const HALT_PARTITION: u32 = 0x555;
 
 /// Ends the machine with an exit code: by semihosting if the boot arguments allow it (only that
 /// way carries the code), else by what the board has.
@@ -24,7 +16,7 @@ pub fn exit(code: i32) -> ! {
             semihosting_exit(code);
         }
         if let Some(psci) = board.psci {
-            psci.system_off();
+            psci::system_off(psci);
         }
         if let Some(watchdog) = board.watchdog {
             power_off(watchdog);
@@ -50,16 +42,8 @@ fn semihosting_exit(code: i32) {
 
 /// The watchdog resets the machine, and the boot ROM then sees that it was told to halt.
 fn power_off(watchdog: u64) {
-    let Ok(base) = table::map_device(watchdog, 0x28) else {
-        return;
-    };
-    let at = |register: u64| (base + register) as *mut u32;
-    // SAFETY: the power manager's registers, mapped just now.
-    unsafe {
-        let status = at(RSTS).read_volatile() & 0xffff;
-        at(RSTS).write_volatile(PASSWORD | status | HALT_PARTITION);
-        at(WDOG).write_volatile(PASSWORD | 10);
-        at(RSTC).write_volatile(PASSWORD | FULL_RESET);
+    if let Some(registers) = Mapped::new(watchdog, 0x28) {
+        boards::pi::power::reset(&registers, true);
+        crate::arch::time::delay(1_000_000);
     }
-    crate::arch::time::delay(1_000_000);
 }

@@ -3,7 +3,7 @@
 use crate::arch::table;
 use crate::board::{Serial, Soc};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 // PL011 (Arm DDI 0183).
 const DR: u64 = 0x00;
@@ -38,6 +38,15 @@ pub struct Uart {
 const CLOSED: u8 = 0;
 const PL011: u8 = 1;
 const MINI: u8 = 2;
+
+/// The boot loader left a PL011 running, at a rate of its own.
+static WAS_RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the boot loader left a PL011 running, at a rate of its own: to be asked between the first
+/// [`Uart::open`] and the second.
+pub fn was_running() -> bool {
+    WAS_RUNNING.load(Ordering::Relaxed)
+}
 
 static WIRE: Uart = Uart::closed();
 static CONSOLE: Uart = Uart::closed();
@@ -87,6 +96,7 @@ impl Uart {
     /// a Raspberry Pi's that it left alone gets 115200 baud from the 48 MHz clock of `config.txt`.
     fn enable_pl011(&self, soc: Soc) {
         let running = self.read(CR) & 1 != 0;
+        WAS_RUNNING.fetch_or(running, Ordering::Relaxed);
         self.write(IMSC, 0);
         if !running {
             if matches!(soc, Soc::Bcm2837 | Soc::Bcm2711) {

@@ -184,7 +184,7 @@ pub fn start() -> ! {
     let frames = crate::arch::mmu::memory().frames.total();
     fs::limit_memory(frames);
     table::init(frames);
-    initramfs::build(board.initrd());
+    initramfs::build(board::initrd(board));
     trace::start();
     for word in &options.unknown {
         defmt::warn!("unknown boot argument {=str}", word.as_str());

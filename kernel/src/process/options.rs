@@ -138,7 +138,7 @@ fn parse(line: &str) -> Options {
             // Set before there was memory for options: see `overcommits`.
             "overcommit" => overcommit(value).is_some(),
             // The board's and the memory's own.
-            "asid_bits" | "maxcpus" | "semihosting" => true,
+            "asid_bits" | "baud" | "maxcpus" | "semihosting" => true,
             _ => false,
         };
         if !known {

@@ -1,6 +1,6 @@
 //! Reading the device tree.
 
-use super::{Board, Conduit, Core, InterruptController, Serial, Soc, StartMethod, page_cover};
+use super::{Board, Conduit, Core, InterruptController, Led, Serial, Soc, StartMethod, page_cover};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::{NodeStandard, Status};
 use dtoolkit::{FromPropertyValue, Node, Property};
@@ -25,6 +25,8 @@ pub fn read(board: &mut Board, bytes: &'static [u8]) -> Result<(), &'static str>
     };
     devices.walk(&mut Path::new(root));
     devices.choose_serials();
+    board.timer_interrupt = timer_interrupt(board, root);
+    board.led = led(root);
     cpus(board, tree);
     Ok(())
 }
@@ -40,6 +42,71 @@ fn number(node: Tree, name: &str) -> Option<u64> {
 
 fn enabled(node: Tree) -> bool {
     node.status().is_ok_and(|status| status == Status::Okay)
+}
+
+/// A cell of a property.
+fn cell(property: &[u8], index: usize) -> Option<u32> {
+    let (cells, _) = property.as_chunks::<4>();
+    cells.get(index).copied().map(u32::from_be_bytes)
+}
+
+/// The virtual timer's interrupt: the third of the timer's (arm,arch_timer.yaml).
+fn timer_interrupt(board: &Board, root: Tree) -> Option<u32> {
+    const VIRTUAL: usize = 2;
+    const PRIVATE: u32 = 1;
+    let timer = find(root, DEPTH, &mut |node| {
+        is(node, "arm,armv8-timer") || is(node, "arm,armv7-timer")
+    })?;
+    let interrupts: &[u8] = value(timer, "interrupts")?;
+    if let Some(InterruptController::Bcm2836(_)) = board.interrupts {
+        // Number and trigger.
+        return cell(interrupts, 2 * VIRTUAL);
+    }
+    let at = 3 * VIRTUAL;
+    let number = cell(interrupts, at + 1)?;
+    (cell(interrupts, at)? == PRIVATE && number < 16).then_some(16 + number)
+}
+
+/// The activity LED: its pin of the chip, or of the firmware's expander, whose pins the firmware
+/// counts from 128 on.
+fn led(root: Tree) -> Option<Led> {
+    const FIRMWARE_PINS: u32 = 128;
+    const ACTIVE_LOW: u32 = 1;
+    let leds = find(root, DEPTH, &mut |node| is(node, "gpio-leds"))?;
+    let led = leds.children().find(|&node| {
+        value::<&str>(node, "label").is_some_and(|label| label.eq_ignore_ascii_case("act"))
+            || matches!(node.name_without_address(), "led-act" | "act" | "act_led")
+    })?;
+    let gpios: &[u8] = value(led, "gpios")?;
+    let (phandle, pin, flags) = (cell(gpios, 0)?, cell(gpios, 1)?, cell(gpios, 2)?);
+    let chip = find(root, DEPTH, &mut |node| {
+        value::<u32>(node, "phandle") == Some(phandle)
+    })?;
+    let base = if is(chip, "raspberrypi,firmware-gpio") {
+        FIRMWARE_PINS
+    } else if is(chip, "brcm,bcm2835-gpio") || is(chip, "brcm,bcm2711-gpio") {
+        0
+    } else {
+        return None;
+    };
+    (pin < FIRMWARE_PINS).then_some(Led {
+        pin: base + pin,
+        active_low: flags & ACTIVE_LOW != 0,
+    })
+}
+
+fn is(node: Tree, name: &str) -> bool {
+    node.compatible()
+        .is_some_and(|mut all| all.any(|other| other == name))
+}
+
+/// The first node, at most so deep, of which `test` is true.
+fn find(node: Tree, depth: usize, test: &mut dyn FnMut(Tree) -> bool) -> Option<Tree> {
+    if test(node) {
+        return Some(node);
+    }
+    let below = depth.checked_sub(1)?;
+    node.children().find_map(|child| find(child, below, test))
 }
 
 /// The GIC's number of the first interrupt in a property of three cells each (arm,gic.yaml): kind,
@@ -252,9 +319,15 @@ impl Devices<'_> {
                     });
                     Some(())
                 })(),
+                // The later chips have it as well, out of use beside their GIC.
                 "brcm,bcm2836-l1-intc" => path.reg(0).map(|(at, _)| {
-                    self.board.interrupts = Some(InterruptController::Bcm2836(at));
+                    let found = InterruptController::Bcm2836(at);
+                    self.board.interrupts.get_or_insert(found);
                 }),
+                "brcm,bcm2835-mbox" => path.reg(0).map(|(at, _)| self.board.mailbox = Some(at)),
+                "brcm,bcm2835-gpio" | "brcm,bcm2711-gpio" => {
+                    path.reg(0).map(|(at, _)| self.board.gpio = Some(at))
+                }
                 "brcm,bcm2835-pm" | "brcm,bcm2711-pm" | "brcm,bcm2712-pm" => {
                     path.reg(0).map(|(at, _)| {
                         self.board.watchdog = Some(at);
@@ -294,7 +367,8 @@ impl Devices<'_> {
     }
 
     /// The wire takes the PL011 that is the standard output, or the first: the mini UART of a
-    /// Raspberry Pi is too slow for it. Another one is the second console.
+    /// Raspberry Pi is too slow for it, and good only where there is no other. Another one is the
+    /// second console.
     fn choose_serials(&mut self) {
         let all = || self.serials.iter().flatten();
         let pl011 = |&&(serial, ..): &&Found| matches!(serial, Serial::Pl011(_));
@@ -302,6 +376,7 @@ impl Devices<'_> {
             .filter(pl011)
             .find(|(_, is_stdout, _)| *is_stdout)
             .or_else(|| all().find(pl011))
+            .or_else(|| all().next())
         {
             self.board.wire = wire;
             self.board.wire_interrupt = interrupt;
