@@ -12,6 +12,12 @@ pub struct Ranges {
     len: usize,
 }
 
+impl Default for Ranges {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Ranges {
     /// The empty set.
     pub const fn new() -> Self {
