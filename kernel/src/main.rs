@@ -18,6 +18,7 @@ mod panic;
 mod process;
 mod syscall;
 mod trace;
+mod watchdog;
 
 use driver::uart;
 
@@ -31,6 +32,7 @@ extern "C" fn kernel_main(image_at: u64, handed: u64, level: u64) -> ! {
     uart::wire_uart().open(serial, soc);
     arch::cpu::init();
     memory::lock::number_cpus_by(arch::cpu::id);
+    watchdog::init();
 
     // What machine is this, and what does it have?
     let mut board = board::discover(handed, &arch::table::image_range()).unwrap_or_else(stop);

@@ -1,9 +1,11 @@
 //! Panics: plain text on the wire (text between frames is allowed there), then the end.
 
-use crate::arch::{cpu, layout, secondary, trap, trap::TrapFrame};
+use crate::arch::{cpu, secondary, trap, trap::TrapFrame, unwind};
 use crate::board;
 use crate::driver::{exit, uart};
-use core::fmt::Write;
+use crate::process::scheduler;
+use crate::watchdog;
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The machine's exit code after a panic.
@@ -62,10 +64,7 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
         "kernel {info}\nCPU {}, ESR {esr:#x} FAR {far:#x} (of the last exception)",
         cpu::id()
     );
-    let fp: u64;
-    // SAFETY: reads the frame pointer.
-    unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
-    backtrace(&mut text, fp);
+    backtrace(&mut text, frame_pointer());
     end()
 }
 
@@ -90,26 +89,70 @@ pub fn exception(what: &str, frame: &TrapFrame, esr: u64, far: u64) -> ! {
     end()
 }
 
-/// Return addresses by the frame records, as far as they stay in one mapped stack.
-fn backtrace(text: &mut impl Write, mut fp: u64) {
-    let stack = |at: u64| {
-        (layout::boot_stack()..layout::image_end()).contains(&at) || layout::STACKS.contains(&at)
-    };
-    for _ in 0..16 {
-        // Both halves of a record lie in the upper half of a stack's slot, or nothing does.
-        if !stack(fp) || !fp.is_multiple_of(16) || fp & 1 << 14 == 0 {
-            return;
-        }
-        // SAFETY: an aligned pair inside a stack; at worst it holds stale values, which the test
-        // above rejects or which end at the guard.
-        let [next, lr] = unsafe { (fp as *const [u64; 2]).read_volatile() };
-        if lr == 0 {
-            return;
-        }
-        let _ = writeln!(text, "  called from {lr:#018x}");
-        if next <= fp {
-            return;
-        }
-        fp = next;
+/// Return addresses by the frame records.
+fn backtrace(text: &mut impl Write, frame: u64) {
+    unwind::from_frame(frame, |address| {
+        let _ = writeln!(text, "  called from {address:#018x}");
+    });
+}
+
+/// Some CPU makes no progress: tells what all of them do, and ends the machine.
+pub fn hang(why: fmt::Arguments<'_>) -> ! {
+    let mut text = begin();
+    let _ = writeln!(text, "kernel hang: {why}");
+    for number in 0..secondary::online() {
+        let _ = tell(&mut text, number);
     }
+    end()
+}
+
+/// What a CPU does. They have stopped, or hang.
+fn tell(text: &mut impl Write, number: usize) -> fmt::Result {
+    write!(text, "CPU {number} ")?;
+    let frame = watchdog::whereabouts(text, number)?;
+    // SAFETY: it goes on no more, or is this one.
+    let thread = unsafe { scheduler::running(number) };
+    match thread {
+        None => writeln!(text, "\n  no thread")?,
+        Some(thread) => {
+            // SAFETY: written when the thread entered the kernel, or before it began.
+            let user = unsafe { thread.user_frame().read_volatile() };
+            writeln!(
+                text,
+                "\n  thread {} of process {}, whose program is at {:#x}, with {} in x8",
+                thread.tid(),
+                thread.process.pid,
+                user.pc,
+                user.x[8]
+            )?;
+        }
+    }
+    if let Some(frame) = frame {
+        backtrace(text, frame);
+    } else if number == cpu::id() {
+        backtrace(text, frame_pointer());
+    } else if !watchdog::answered(number) {
+        let stack = match thread {
+            Some(thread) => thread.kernel_stack(),
+            None => scheduler::local(number).first_stack(),
+        };
+        let (longest, nearest) = unwind::innermost(stack);
+        text.write_str("  by what is on its stack, of which the first may be over:\n")?;
+        if let Some(frame) = longest {
+            backtrace(text, frame);
+        }
+        if let Some(frame) = nearest {
+            text.write_str("  or, if those are over:\n")?;
+            backtrace(text, frame);
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn frame_pointer() -> u64 {
+    let frame: u64;
+    // SAFETY: reads the frame pointer.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame, options(nomem, nostack)) };
+    frame
 }

@@ -93,7 +93,7 @@ impl Trace {
             Body::Console { fd: 2, bytes } => self.stderr.extend_from_slice(bytes),
             Body::Console { bytes, .. } => self.stdout.extend_from_slice(bytes),
             Body::Log(bytes) => self.logs.push(bytes.to_vec()),
-            Body::Hello(_) | Body::Meta(_) | Body::Batch(_) => {}
+            Body::Hello(_) | Body::Meta(_) | Body::Batch(_) | Body::Contention(_) => {}
         }
         self.frames.push(Frame {
             bytes,

@@ -75,6 +75,83 @@ fn what_is_left_out_stops_the_kernel() {
     }
 }
 
+/// What the machine says when it hangs: the words after `kernel hang: `, a part for each CPU, and
+/// what cowscope makes of it.
+fn hangs(inject: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = cowscope()
+        .args(["run", "--checks", "--no-report", "--cpus", "4", "--append"])
+        .arg(format!("watchdog=1 inject=hang:{inject}:50"))
+        .arg("-o")
+        .arg(folder.path().join("trace.cow"))
+        .args(["--", "stress", "4", "3", "3"])
+        .output()
+        .expect("cowscope runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    let (_, hang) = said.split_once("kernel hang: ").expect(&said);
+    hang.split("\nCPU ").map(str::to_owned).collect()
+}
+
+/// The part that has all these words.
+#[track_caller]
+fn with<'a>(parts: &'a [String], words: &[&str]) -> &'a str {
+    let has = |part: &&String| words.iter().all(|word| part.contains(word));
+    let found = parts.iter().find(has);
+    found.unwrap_or_else(|| panic!("no part with {words:?}: {parts:#?}"))
+}
+
+/// A CPU that goes round in the kernel for ever: the next one notices, and tells where all of them are.
+#[test]
+fn an_endless_loop_is_told() {
+    let parts = hangs("loop");
+    assert_eq!(parts.len(), 5, "{parts:#?}");
+    let (cpu, _) = parts[0]
+        .split_once(" has taken no timer interrupt")
+        .expect(&parts[0]);
+    let stuck = with(&parts, &["is in the kernel, and does not answer"]);
+    assert_eq!(Some(stuck.as_bytes()[0]), cpu.bytes().last(), "{parts:#?}");
+    for word in [
+        "inject::circle",
+        "inject::hang",
+        "entry::user_abort",
+        "el0_other",
+        "; thread ",
+    ] {
+        assert!(
+            stuck.replace("\n  thread", "; thread").contains(word),
+            "{word}: {stuck}"
+        );
+    }
+    with(
+        &parts,
+        &["tells this", "watchdog::tick", "trap::el0_interrupt"],
+    );
+    let well = parts.iter().filter(|part| part.contains("it answers"));
+    assert_eq!(well.count(), 2, "{parts:#?}");
+}
+
+/// Two CPUs that wait for each other: who holds what, since where, and who waits for it.
+#[test]
+fn a_deadlock_is_told() {
+    let parts = hangs("lock");
+    assert_eq!(parts.len(), 5, "{parts:#?}");
+    assert!(
+        parts[0].contains(" has waited for the lock Rotation for "),
+        "{parts:#?}"
+    );
+    let held = "holds the lock Rotation, taken at kernel/src/check/inject.rs:";
+    with(
+        &parts,
+        &["does not answer", held, "inject::hold", "user_abort"],
+    );
+    let waits = with(
+        &parts,
+        &["waits for the lock Rotation", "inject::want", "user_abort"],
+    );
+    assert!(!waits.contains("holds"), "{waits}");
+}
+
 fn met(run: &Run, outcome: Outcome) -> usize {
     let faults = run.trace.faults();
     faults.filter(|fault| fault.outcome == outcome).count()

@@ -39,6 +39,52 @@ fn stress_on_one_two_and_four() {
     }
 }
 
+/// Who waited for whom is in the report of what ran on several CPUs.
+#[test]
+fn waits_for_locks_are_reported() {
+    let run = Boot::on(Board::Virt).cpus(4).lossless().run(&STRESS);
+    right(&run, 4);
+    let report = run.report();
+    let locks = report["locks"].as_array().expect("locks");
+    assert!(!locks.is_empty(), "nobody ever waited");
+    for lock in locks {
+        let number = |name: &str| lock[name].as_u64().expect("a number");
+        assert!(
+            number("waits") > 0 && number("attempts") >= number("waits"),
+            "{lock}"
+        );
+        assert!(number("longest") <= number("ticks"), "{lock}");
+    }
+    let one = Boot::on(Board::Virt)
+        .lossless()
+        .run(&["stress", "2", "2", "7"]);
+    assert_eq!(one.report()["locks"], serde_json::json!([]), "for whom?");
+}
+
+/// Processes that have nothing to do with each other do not cost each other anything: a fork, an end
+/// and a wait take no more instructions, all CPUs' waiting included, where there are more CPUs.
+#[test]
+fn forks_cost_the_same_on_four_cpus() {
+    let cost = |cpus| {
+        let boot = Boot::on(Board::Virt).cpu("cortex-a72,cntfrq=1000000000");
+        let boot = boot.cpus(cpus).deterministic(1).trace(TraceLevel::Off);
+        let run = boot.run(&["forks", "4", "200"]);
+        run.expect_status(0);
+        let said = run.stdout();
+        let number = said
+            .strip_prefix("forks: ")
+            .and_then(|rest| rest.split_once(' '));
+        number
+            .and_then(|(number, _)| number.parse::<u64>().ok())
+            .expect("a number")
+    };
+    let costs = [1, 2, 4].map(cost);
+    assert!(
+        costs[1] * 4 <= costs[0] * 5 && costs[2] * 4 <= costs[0] * 5,
+        "{costs:?}"
+    );
+}
+
 #[test]
 fn stress_on_every_kind_of_core_and_controller() {
     for (cpu, gic) in [("cortex-a53", 2), ("cortex-a76", 3), ("max", 3)] {

@@ -103,7 +103,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         true => args.log.max(LogLevel::Info),
         false => args.log,
     };
-    let shower = Shower::new(&progress).with_logs(&elf, log);
+    let shower = Shower::new(&progress)
+        .with_logs(&elf, log)
+        .with_symbols(&built.kernel);
     let ended = boot(&setup, limits, &mut watch, shower, &progress)?;
     drop(raw);
     progress.note(&format!(

@@ -14,7 +14,33 @@ mod order;
 
 #[cfg(any(debug_assertions, feature = "checks"))]
 pub(crate) use order::Held;
-pub use order::{Order, assert_none_held, number_cpus_by};
+pub use order::{Order, assert_none_held, for_each_held, number_cpus_by};
+
+/// How a CPU waits for a lock that another one holds: it calls the function it is given, which tries
+/// to take the lock, until that says that it has.
+pub type Waiting = fn(Rank, &mut dyn FnMut() -> bool);
+
+/// Until it is set, and on the host, who waits spins.
+static WAITING: spin::Once<Waiting> = spin::Once::new();
+
+/// Says how to wait for locks of all ranks. Once, at boot.
+pub fn wait_by(waiting: Waiting) {
+    WAITING.call_once(|| waiting);
+}
+
+/// The lock is not free. Out of the way of those that are.
+#[cold]
+#[inline(never)]
+fn contended<G>(rank: Rank, try_lock: impl Fn() -> Option<G>, lock: impl FnOnce() -> G) -> G {
+    let mut guard = None;
+    if let Some(waiting) = WAITING.get() {
+        waiting(rank, &mut || {
+            guard = try_lock();
+            guard.is_some()
+        });
+    }
+    guard.unwrap_or_else(lock)
+}
 
 /// The order of all locks of the kernel: while one is held, only those below it may be taken, and
 /// never a second one of the same rank. What keeps two CPUs from waiting for each other is that
@@ -97,6 +123,11 @@ pub enum Rank {
     Frames,
     /// The random numbers.
     Random,
+}
+
+impl Rank {
+    /// How many there are; as numbers, they are below that.
+    pub const COUNT: usize = Rank::Random as usize + 1;
 }
 
 /// A value behind a spin lock that has a place in the order.

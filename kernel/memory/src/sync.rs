@@ -9,15 +9,12 @@ pub(crate) use spin::{Mutex, MutexGuard};
 #[cfg(any(debug_assertions, feature = "checks"))]
 pub use held::number_cpus_by;
 #[cfg(any(debug_assertions, feature = "checks"))]
-pub(crate) use held::{PATIENCE, cpu, with_held};
+pub(crate) use held::{with_held, with_held_of};
 
 /// What this CPU has of its own: in the kernel by its number.
 #[cfg(all(target_os = "none", any(debug_assertions, feature = "checks")))]
 mod held {
     use crate::lock::Held;
-
-    /// Tries to take a lock before something must be wrong: many seconds.
-    pub const PATIENCE: u64 = 1 << 28;
 
     static NUMBER: spin::Once<fn() -> usize> = spin::Once::new();
     static HELD: [spin::Mutex<Held>; 16] = [const { spin::Mutex::new(Held::new()) }; 16];
@@ -27,14 +24,17 @@ mod held {
         NUMBER.call_once(|| number);
     }
 
-    pub fn cpu() -> usize {
-        NUMBER.get().map_or(0, |number| number())
-    }
-
     /// `None`: it is too early for checks.
     pub fn with_held<R>(f: impl FnOnce(&mut Held) -> R) -> Option<R> {
         let number = NUMBER.get()?;
         Some(f(&mut HELD[number()].lock()))
+    }
+
+    /// Another CPU's, unless it is changing right now.
+    pub fn with_held_of(cpu: usize, f: impl FnOnce(&Held)) {
+        if let Some(held) = HELD.get(cpu).and_then(spin::Mutex::try_lock) {
+            f(&held);
+        }
     }
 }
 
@@ -46,9 +46,6 @@ mod held {
     use crate::lock::Held;
     use core::cell::RefCell;
 
-    /// For ever: a debugger may hold a thread as long as it wants.
-    pub const PATIENCE: u64 = 0;
-
     std::thread_local! {
         static HELD: RefCell<Held> = const { RefCell::new(Held::new()) };
     }
@@ -56,12 +53,11 @@ mod held {
     /// The checks need no number on the host.
     pub fn number_cpus_by(_: fn() -> usize) {}
 
-    pub fn cpu() -> usize {
-        0
-    }
-
     /// `None`: the thread is about to end.
     pub fn with_held<R>(f: impl FnOnce(&mut Held) -> R) -> Option<R> {
         HELD.try_with(|held| f(&mut held.borrow_mut())).ok()
     }
+
+    /// A thread's are its own alone.
+    pub fn with_held_of(_: usize, _: impl FnOnce(&Held)) {}
 }

@@ -1,6 +1,6 @@
 //! The core itself: identification, features, waiting; and where it keeps what is its own.
 
-use super::heap;
+use super::{heap, layout};
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::*;
 use core::arch::asm as instruction;
@@ -37,6 +37,16 @@ impl Local {
             emergency: Cell::new(super::trap::BOOT_EMERGENCY_TOP),
             tlbis: Cell::new(0),
             blocks: heap::NO_BLOCKS,
+        }
+    }
+
+    /// Where the stack may be that it began with, on which its idle loop runs.
+    pub fn first_stack(&self) -> core::ops::Range<u64> {
+        let top = self.stack.get().addr() as u64;
+        match top {
+            // The boot core's.
+            0 => layout::boot_stack()..layout::boot_stack() + 0x4000,
+            _ => top - super::stack::SIZE..top,
         }
     }
 

@@ -58,7 +58,8 @@ unsafe impl RawMutex for Ranked {
 
     fn lock(&self) {
         self.order.check();
-        RawMutex::lock(&self.lock);
+        let attempt = || RawMutex::try_lock(&self.lock).then_some(());
+        self.order.wait(attempt, || RawMutex::lock(&self.lock));
         self.order.taken();
     }
 

@@ -47,6 +47,8 @@ macro_rules! linker_symbols {
 linker_symbols! {
     /// First byte of the image.
     image_start = __image_start;
+    /// End of the text.
+    text_end = __text_end;
     /// End of the read-only pages.
     rodata_end = __rodata_end;
     /// End of the image, bss and boot stack included.

@@ -13,6 +13,7 @@ pub mod table;
 pub mod time;
 pub mod trap;
 pub mod uaccess;
+pub mod unwind;
 pub mod vdso;
 
 pub use stack::KernelStack;

@@ -6,7 +6,7 @@
 use super::stack::KernelStack;
 use super::{cpu, cpu::Local, layout, mmu, table, time};
 use crate::board::{Board, StartMethod, psci};
-use crate::{driver, process};
+use crate::{driver, process, watchdog};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
@@ -86,6 +86,12 @@ static STOPPED: AtomicUsize = AtomicUsize::new(0);
 pub fn stop() -> ! {
     STOPPED.fetch_add(1, Ordering::Release);
     cpu::halt()
+}
+
+/// Stops this core, which was in a program or idle when it was called.
+pub fn answer() {
+    watchdog::answer();
+    stop()
 }
 
 /// Stops all other cores as soon as they leave the kernel, and waits for it, so many microseconds

@@ -126,7 +126,7 @@ fn interrupt() {
         super::time::stop_timer();
         process::entry::tick();
     };
-    crate::driver::interrupt::handle(timer, process::entry::input, || super::secondary::stop());
+    crate::driver::interrupt::handle(timer, process::entry::input, super::secondary::answer);
 }
 
 extern "C" fn el1_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {

@@ -4,10 +4,14 @@
 //!   does not tell of itself either. Names as in [`INSTRUCTIONS`].
 //! * `inject=spurious:EVERY[:TIMES]`: every so manyth page fault is taken again, once or `TIMES`
 //!   times, as if this CPU still had the old entry in its TLB, which QEMU's never has.
+//! * `inject=hang:loop[:N]`: after its Nth page fault a CPU goes round in circles, for good.
+//! * `inject=hang:lock[:N]`: after its Nth page fault a CPU takes a lock, and waits for what another
+//!   would do if it had that lock, which it takes after its next page fault.
 //! * `inject=room:KIB`: the checker has so little memory.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-use memory::{Barrier, Tlbi};
+use crate::arch::cpu;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use memory::{Barrier, Lock, Rank, Tlbi};
 
 /// What can be left out.
 const INSTRUCTIONS: [&str; 15] = [
@@ -36,6 +40,8 @@ static OMIT_AFTER: AtomicU32 = AtomicU32::new(0);
 static EVERY: AtomicU32 = AtomicU32::new(0);
 static TIMES: AtomicU32 = AtomicU32::new(0);
 static FAULTS: AtomicU32 = AtomicU32::new(0);
+static HANG: AtomicU8 = AtomicU8::new(0);
+static HANG_AFTER: AtomicU32 = AtomicU32::new(0);
 static ROOM: AtomicU32 = AtomicU32::new(0);
 
 /// What the boot argument asks for begins now.
@@ -60,6 +66,15 @@ fn set(argument: &str) -> Option<()> {
         "spurious" => {
             TIMES.store(number, Ordering::Relaxed);
             EVERY.store(what.parse().ok()?, Ordering::Relaxed);
+        }
+        "hang" => {
+            let kind = match what {
+                "loop" => LOOP,
+                "lock" => HOLD,
+                _ => return None,
+            };
+            HANG_AFTER.store(number, Ordering::Relaxed);
+            HANG.store(kind, Ordering::Relaxed);
         }
         "room" => ROOM.store(what.parse().ok()?, Ordering::Relaxed),
         _ => return None,
@@ -111,4 +126,58 @@ pub fn repeats() -> u32 {
         return 0;
     }
     TIMES.load(Ordering::Relaxed)
+}
+
+const LOOP: u8 = 1;
+const HOLD: u8 = 2;
+/// As `HOLD`, and one CPU does.
+const WANT: u8 = 3;
+
+static WANTED: Lock<()> = Lock::new(Rank::Rotation, ());
+
+/// A page fault has been handled, and no lock is held: it may be time to hang.
+pub fn hang() {
+    match HANG.load(Ordering::Relaxed) {
+        0 => {}
+        WANT => want(),
+        kind => {
+            if HANG_AFTER.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let turns = if kind == LOOP { circle() } else { hold() };
+                HANG_AFTER.store(turns, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Until somebody says that it is enough, which nobody does; how long that was.
+#[inline(never)]
+fn circle() -> u32 {
+    let mut turns = 0;
+    while HANG.load(Ordering::Relaxed) != 0 {
+        turn(&mut turns);
+    }
+    turns
+}
+
+/// A call, so that the loop is on the stack.
+#[inline(never)]
+fn turn(turns: &mut u32) {
+    *turns = turns.wrapping_add(1);
+    cpu::relax();
+}
+
+#[inline(never)]
+fn hold() -> u32 {
+    let held = WANTED.lock();
+    HANG.store(WANT, Ordering::Relaxed);
+    let turns = circle();
+    drop(held);
+    turns
+}
+
+#[inline(never)]
+fn want() {
+    let held = WANTED.lock();
+    HANG.store(0, Ordering::Relaxed);
+    drop(held);
 }

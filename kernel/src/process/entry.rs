@@ -8,7 +8,7 @@ use crate::arch::{
     trap::{Abort, TrapFrame},
 };
 use crate::fs::console;
-use crate::{syscall, trace};
+use crate::{syscall, trace, watchdog};
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_FLTUNK, ILL_ILLOPC,
@@ -109,6 +109,7 @@ pub fn kernel_abort(abort: Abort) -> bool {
 
 /// The timer interrupt.
 pub fn tick() {
+    watchdog::tick();
     timer::expire();
     if let Some(thread) = try_current() {
         thread.usage.enter_kernel();

@@ -41,6 +41,10 @@ pub fn handle(
     for _ in 0..crate::check::inject::repeats() {
         handle_once(thread, frame, abort, origin)?;
     }
+    #[cfg(feature = "checks")]
+    if origin == Origin::User {
+        crate::check::inject::hang();
+    }
     Ok(())
 }
 

@@ -48,6 +48,8 @@ pub struct Options {
     pub window: Option<(u16, u16)>,
     /// `stacks=off` clears it: user call stacks in fault events.
     pub stacks: bool,
+    /// `watchdog=`: so many seconds without progress of a CPU are a hang; 0: nobody watches.
+    pub watchdog: u64,
     /// `inject=`: see `check::inject`.
     #[cfg(feature = "checks")]
     pub inject: Option<String>,
@@ -102,6 +104,7 @@ fn parse(line: &str) -> Options {
         terminals: [true; 3],
         window: None,
         stacks: true,
+        watchdog: 20,
         #[cfg(feature = "checks")]
         inject: None,
         unknown: Vec::new(),
@@ -130,6 +133,10 @@ fn parse(line: &str) -> Options {
             "window" => set(&mut options.window, window(value).map(Some)),
             #[cfg(feature = "checks")]
             "inject" => set(&mut options.inject, Some(Some(value.into()))),
+            "watchdog" => set(
+                &mut options.watchdog,
+                value.parse().ok().filter(|&seconds| seconds < 1 << 20),
+            ),
             "stacks" => set(&mut options.stacks, Some(value != "off")),
             "user" => {
                 options.environment.push(value.into());

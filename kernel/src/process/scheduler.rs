@@ -109,6 +109,16 @@ pub fn cpu() -> &'static Cpu {
     unsafe { &*arch::cpu::local().cast() }
 }
 
+/// The thread that another CPU runs, or ran when it stopped; none: it is idle.
+///
+/// # Safety
+/// The CPU goes on no more.
+pub unsafe fn running(number: usize) -> Option<&'static Thread> {
+    let cpu = &CPUS.0[number];
+    // SAFETY: nobody changes it, by the caller's promise, and the CPU keeps a reference to it.
+    unsafe { cpu.current.as_ptr().read_volatile().as_ref() }
+}
+
 /// What `arch` keeps for a CPU that has not started yet.
 pub fn local(number: usize) -> &'static Local {
     &CPUS.0[number].local

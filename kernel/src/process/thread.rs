@@ -6,7 +6,7 @@ use crate::arch::{self, KernelStack, context::Context, fp, heap::Place, trap::Tr
 use crate::syscall::errno::Errno;
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
-use core::ops::Deref;
+use core::ops::{Deref, Range};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -302,6 +302,12 @@ impl Thread {
     /// The registers the user had when the thread entered the kernel.
     pub fn user_frame(&self) -> *mut TrapFrame {
         frame_of(&self.stack)
+    }
+
+    /// Where what it does in the kernel is to be found on its stack.
+    pub fn kernel_stack(&self) -> Range<u64> {
+        let top = self.stack.top();
+        top - arch::stack::SIZE..top - size_of::<TrapFrame>() as u64
     }
 
     /// Whether a signal waits that ends the sleep.

@@ -17,6 +17,7 @@ use crate::arch::{self, time};
 use crate::driver::uart;
 use crate::process::options::{self, Level};
 use crate::process::random;
+use crate::watchdog;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use memory::{Lock, Rank};
 use meta::{Meta, Rotation, Subject};
@@ -89,6 +90,7 @@ pub fn start() {
     MASK.store(mask, Ordering::Relaxed);
     let room = Output::room();
     let lost = OUTPUT.lock().start(random::number(), room);
+    watchdog::start();
     arch::mmu::set_traced(options.level == Level::Mmu || cfg!(feature = "checks"));
     #[cfg(feature = "checks")]
     crate::check::start();
@@ -210,9 +212,11 @@ pub fn console(fd: u8, bytes: &[u8]) {
     if SECOND_CONSOLE.load(Ordering::Relaxed)
         && let Some(uart) = uart::console_uart()
     {
+        watchdog::at_the_wire(true);
         for &byte in bytes {
             while !uart.try_put(byte) {}
         }
+        watchdog::at_the_wire(false);
         return;
     }
     let mut output = OUTPUT.lock();

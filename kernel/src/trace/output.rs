@@ -6,14 +6,16 @@ use super::meta::{self, Meta};
 use super::ring::{Merge, Ring, ring, rings};
 use crate::arch::{self, time};
 use crate::driver::uart;
+use crate::fs::name::MadeUp;
 use crate::process;
 use crate::process::options::{Level, Options};
+use crate::watchdog;
 use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{Lock, Rank};
 use wire::batch::Encoder;
 use wire::event::KINDS;
-use wire::frame::{self, Body, Envelope, Hello, MAX_CONTENT, MAX_FRAME, TraceLevel};
+use wire::frame::{self, Body, Contention, Envelope, Hello, MAX_CONTENT, MAX_FRAME, TraceLevel};
 use wire::{MAJOR, MINOR};
 
 /// Bytes that may wait for the line.
@@ -244,6 +246,17 @@ impl Output {
         self.drain(usize::MAX, Wait::Yes);
         let now = time::now();
         self.snapshots(now, &facts);
+        for cost in watchdog::costs() {
+            let name = MadeUp::new(format_args!("{:?}", cost.rank));
+            let contention = Contention {
+                lock: str::from_utf8(&name).unwrap_or_default(),
+                waits: cost.waits,
+                attempts: cost.attempts,
+                ticks: cost.ticks,
+                longest: cost.longest,
+            };
+            self.send(Body::Contention(contention), Wait::Yes);
+        }
         let total = |of: fn(&Ring) -> [u64; KINDS]| {
             rings().iter().map(of).fold([0; KINDS], |sum, counts| {
                 core::array::from_fn(|kind| sum[kind] + counts[kind])
@@ -281,6 +294,7 @@ impl Output {
         self.sequence = self.sequence.wrapping_add(1);
         self.frames += 1;
         let mut at = 0;
+        watchdog::at_the_wire(true);
         if self.pump() {
             while at < len && uart::wire_uart().try_put(self.frame[at]) {
                 at += 1;
@@ -289,6 +303,7 @@ impl Output {
         while wait == Wait::Yes && self.queue.len() + len - at > QUEUE {
             self.pump();
         }
+        watchdog::at_the_wire(false);
         // Without waiting, the caller has looked for room: a frame is sent whole or not at all.
         self.queue.extend(&self.frame[at..len]);
     }

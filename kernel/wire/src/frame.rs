@@ -80,11 +80,14 @@ pub enum Body<'a> {
     },
     /// The machine is about to stop. The last frame.
     End(End),
+    /// How CPUs waited for a lock; before the end, and one for each lock that was waited for.
+    #[serde(borrow)]
+    Contention(Contention<'a>),
 }
 
 impl Body<'_> {
     /// How many variants this version knows.
-    pub(crate) const KNOWN: u32 = 7;
+    pub(crate) const KNOWN: u32 = 8;
 }
 
 /// Which events are recorded.
@@ -215,6 +218,21 @@ pub struct Snapshot {
     pub dropped: [u64; KINDS],
     /// The most events that this CPU's ring has held.
     pub ring_high_water: u32,
+}
+
+/// What waiting for a lock, or for those of one kind, has cost since boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Contention<'a> {
+    /// Its name: its place in the kernel's order of locks.
+    pub lock: &'a str,
+    /// Times that another CPU had it.
+    pub waits: u64,
+    /// Attempts to take it, until it was free, by all that waited.
+    pub attempts: u64,
+    /// Counter ticks in which a CPU waited, of all that did.
+    pub ticks: u64,
+    /// The longest wait, in counter ticks.
+    pub longest: u64,
 }
 
 /// The machine stops.

@@ -36,4 +36,4 @@ pub use frame::{Body, Envelope};
 pub const MAJOR: u8 = 1;
 
 /// Raised when variants or fields are added that an old decoder can skip.
-pub const MINOR: u8 = 0;
+pub const MINOR: u8 = 1;

@@ -315,11 +315,11 @@ fn newer_versions_are_unknown_and_not_corrupt() {
     let cases = [
         (&[2, 9, 9][..], Unknown::Major(2)),
         (&[0], Unknown::Major(0)),
-        // A body that comes after `End`.
+        // A body that comes after `Contention`.
         (
-            &[1, 3, 5, 7, 1, 2, 3],
+            &[1, 3, 5, 8, 1, 2, 3],
             Unknown::Body {
-                discriminant: 7,
+                discriminant: 8,
                 cpu: 3,
                 seq: 5,
             },

@@ -9,7 +9,9 @@ use std::fmt::Write;
 use common::{Random, cow_copy};
 use wire::batch::Encoder;
 use wire::event::{Event, ForkMode, KIND_NAMES, KINDS, Outcome, Record};
-use wire::frame::{self, Body, End, Envelope, Hello, MAX_FRAME, Meta, Snapshot, TraceLevel};
+use wire::frame::{
+    self, Body, Contention, End, Envelope, Hello, MAX_FRAME, Meta, Snapshot, TraceLevel,
+};
 use wire::{Deframer, Item};
 
 /// Of the major version 1.
@@ -117,6 +119,16 @@ fn bodies() -> Vec<(&'static str, Body<'static>)> {
                 emitted,
                 dropped,
                 frames_sent: 5000,
+            }),
+        ),
+        (
+            "contention",
+            Body::Contention(Contention {
+                lock: "RunQueue",
+                waits: 12,
+                attempts: 3456,
+                ticks: 78_900,
+                longest: 1 << 33,
             }),
         ),
     ]

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use wire::batch::Encoder;
 use wire::event::{Event, ForkMode, KINDS, Record};
 use wire::frame::{
-    self, Body, End, Envelope, Hello, MAX_CONTENT, MAX_FRAME, Meta, Snapshot, TraceLevel,
+    self, Body, Contention, End, Envelope, Hello, MAX_CONTENT, MAX_FRAME, Meta, Snapshot,
+    TraceLevel,
 };
 use wire::{Deframer, Item};
 
@@ -109,6 +110,13 @@ proptest! {
             emitted,
             dropped,
             ring_high_water: n[5] as u32,
+        }));
+        check(Body::Contention(Contention {
+            lock: "RunQueue",
+            waits: n[0],
+            attempts: n[1],
+            ticks: n[2],
+            longest: n[3],
         }));
         check(Body::End(End {
             code: n[0] as i32,

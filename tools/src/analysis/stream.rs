@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use serde::Serialize;
 use wire::deframe::Unknown;
 use wire::event::{ForkMode, KINDS, Record};
-use wire::frame::{Hello, Meta, TraceLevel};
+use wire::frame::{Contention, Hello, Meta, TraceLevel};
 use wire::{Body, Deframer, Envelope, Item};
 
 use super::loss::Losses;
@@ -122,6 +122,24 @@ pub struct Memory {
     pub ring_high_water: u32,
 }
 
+/// How CPUs waited for the locks of one kind, since boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LockWaits {
+    /// The locks: their place in the kernel's order of locks.
+    pub lock: String,
+    /// Times that another CPU had it.
+    pub waits: u64,
+    /// Attempts to take it, by all that waited.
+    pub attempts: u64,
+    /// Counter ticks in which a CPU waited.
+    pub ticks: u64,
+    /// The longest wait, in counter ticks.
+    pub longest: u64,
+}
+
+/// Kinds of locks that are told of, at most.
+const LOCKS_MAX: usize = 256;
+
 /// Sees the trace go by. Everything is optional.
 pub trait Observer {
     /// A piece of the stream, before its events.
@@ -185,6 +203,8 @@ pub struct State {
     pub ended: Option<Ended>,
     /// Its memory.
     pub memory: Option<Memory>,
+    /// Locks that CPUs waited for, in their order; told when the machine ends.
+    pub locks: Vec<LockWaits>,
     /// What is missing.
     pub losses: Losses,
     /// Good frames.
@@ -353,6 +373,7 @@ impl Reader {
             state.sent.clear();
             state.dropped = None;
             (state.ended, state.memory) = (None, None);
+            state.locks.clear();
             observer.restart();
         }
         state.machine.faults_traced = about.faults_traced;
@@ -431,7 +452,27 @@ impl Reader {
                 }
                 state.end(end);
             }
+            Body::Contention(contention) => state.contention(contention),
             Body::Hello(_) | Body::Log(_) | Body::Console { .. } => {}
+        }
+    }
+}
+
+impl State {
+    /// The kernel's word on a lock; the last one counts.
+    fn contention(&mut self, told: &Contention<'_>) {
+        let waits = LockWaits {
+            lock: told.lock.to_owned(),
+            waits: told.waits,
+            attempts: told.attempts,
+            ticks: told.ticks,
+            longest: told.longest,
+        };
+        let known = self.locks.iter().position(|known| known.lock == told.lock);
+        match known {
+            Some(index) => self.locks[index] = waits,
+            None if self.locks.len() < LOCKS_MAX => self.locks.push(waits),
+            None => {}
         }
     }
 }

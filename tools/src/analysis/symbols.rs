@@ -359,6 +359,48 @@ fn plain_name(name: &str) -> String {
     }
 }
 
+/// The functions of one program that runs where it was linked, such as the kernel.
+pub struct Linked(Image);
+
+impl Linked {
+    /// Of an ELF file; none: it is no such program, or has no symbols.
+    pub fn load(path: &Path) -> Option<Linked> {
+        let image = Image::load(path).ok()?;
+        (!image.relocatable).then_some(Linked(image))
+    }
+
+    /// Says behind each address of the program in `line` where that is, as far as it is known. They
+    /// are return addresses: the call is meant.
+    pub fn annotate(&self, line: &str) -> String {
+        let mut text = String::with_capacity(line.len());
+        let mut rest = line;
+        while let Some(at) = rest.find("0x") {
+            let digits = &rest[at + 2..];
+            let len = digits.bytes().take_while(u8::is_ascii_hexdigit).count();
+            let (before, after) = rest.split_at(at + 2 + len);
+            text.push_str(before);
+            rest = after;
+            let address = u64::from_str_radix(&digits[..len], 16).unwrap_or_default();
+            if !self.is_code(address) {
+                continue;
+            }
+            let frames = self.0.frames(Place::Linked(address), true);
+            let names: Vec<String> = frames.iter().map(SourceFrame::short).collect();
+            if !names.is_empty() {
+                text.push(' ');
+                text.push_str(&names.join(" < "));
+            }
+        }
+        text.push_str(rest);
+        text
+    }
+
+    fn is_code(&self, address: u64) -> bool {
+        let mut segments = self.0.segments.iter();
+        segments.any(|&(_, size, start, code)| code && (start..start + size).contains(&address))
+    }
+}
+
 /// The PT_LOAD segments, and whether the file can be loaded anywhere.
 fn segments<R: ReadCacheOps>(
     cache: &ReadCache<R>,

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use defmt_decoder::Table;
 
 use super::Shown;
+use crate::analysis::symbols::Linked;
 use crate::machine::terminal;
 use crate::progress::Progress;
 
@@ -46,6 +48,16 @@ pub struct Shower<'a> {
     /// The terminal itself, opened when it is needed; none: it cannot be.
     terminal: Option<Option<File>>,
     logs: Option<(Box<Table>, LogLevel)>,
+    symbols: Symbols,
+}
+
+/// The functions of the kernel, for its last words, which have addresses in them.
+enum Symbols {
+    /// Of no kernel that we know.
+    None,
+    /// Of this file, which nobody needed yet.
+    Of(PathBuf),
+    Loaded(Box<Linked>),
 }
 
 /// One of our own output streams.
@@ -71,7 +83,14 @@ impl<'a> Shower<'a> {
             err: channel(),
             terminal: None,
             logs: None,
+            symbols: Symbols::None,
         }
+    }
+
+    /// And where the addresses are that this kernel speaks of.
+    pub fn with_symbols(mut self, kernel: &Path) -> Self {
+        self.symbols = Symbols::Of(kernel.to_owned());
+        self
     }
 
     /// And the log lines of this kernel, down to a level. Their text is in its ELF file; a file
@@ -92,7 +111,7 @@ impl<'a> Shower<'a> {
             Shown::Console { fd: 0, bytes } => self.echo(bytes),
             Shown::Console { fd: 2, bytes } => self.err.take(bytes, io::stderr(), self.progress),
             Shown::Console { bytes, .. } => self.out.take(bytes, io::stdout(), self.progress),
-            Shown::Text(text) => self.say(text),
+            Shown::Text(text) => self.words(text),
             Shown::Log(bytes) => self.log(bytes),
         }
     }
@@ -109,6 +128,24 @@ impl<'a> Shower<'a> {
         if LogLevel::of(level) <= *least {
             let line = format!("kernel: {}\n", frame.display(false));
             self.say(&line);
+        }
+    }
+
+    /// A line of the kernel outside of all frames.
+    fn words(&mut self, line: &str) {
+        // All addresses of the kernel begin so.
+        if !line.contains("0xffffffff") {
+            return self.say(line);
+        }
+        if let Symbols::Of(path) = &self.symbols {
+            self.symbols = match Linked::load(path) {
+                Some(linked) => Symbols::Loaded(Box::new(linked)),
+                None => Symbols::None,
+            };
+        }
+        match &self.symbols {
+            Symbols::Loaded(linked) => self.say(&linked.annotate(line)),
+            _ => self.say(line),
         }
     }
 

@@ -70,7 +70,7 @@ impl Watch {
                         self.dropped = vec![end.dropped.iter().sum()];
                         self.end = Some(end);
                     }
-                    Body::Meta(_) => {}
+                    Body::Meta(_) | Body::Contention(_) => {}
                 },
                 Item::Text(text) => show(Shown::Text(text)),
                 Item::Unknown {

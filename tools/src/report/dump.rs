@@ -120,6 +120,7 @@ impl<'a> Dump<'a> {
             }
             Body::Meta(meta) => writeln!(self.out, "{meta:?}"),
             Body::Snapshot(snapshot) => writeln!(self.out, "{snapshot:?}"),
+            Body::Contention(contention) => writeln!(self.out, "{contention:?}"),
             Body::End(end) => writeln!(self.out, "{end:?}"),
             Body::Batch(_) => Ok(()),
         }

@@ -16,7 +16,7 @@ use crate::analysis::fork::{Fork, Parting, Writes};
 use crate::analysis::loss::Losses;
 use crate::analysis::machine::Machine;
 use crate::analysis::process::{Activity, Cost, Process};
-use crate::analysis::stream::{About, Ended, Memory, State, mode_name};
+use crate::analysis::stream::{About, Ended, LockWaits, Memory, State, mode_name};
 use crate::analysis::symbols::Symbols;
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
@@ -37,6 +37,8 @@ pub struct Report {
     pub ended: Option<Ended>,
     /// Its memory.
     pub memory: Option<Memory>,
+    /// Locks of the kernel that CPUs waited for, the longest sum of waits first.
+    pub locks: Vec<LockWaits>,
     /// Frames in the trace.
     pub frames: u64,
     /// Events in the trace.
@@ -349,6 +351,8 @@ pub fn report(
         None => (None, None),
     };
     let (others, activity) = &machine.ended_others;
+    let mut locks = state.locks.clone();
+    locks.sort_by_key(|waits| std::cmp::Reverse(waits.ticks));
     Report {
         schema_version: SCHEMA_VERSION,
         cpu: state.about.as_ref().map(|about| text::cpu_name(about.midr)),
@@ -356,6 +360,7 @@ pub fn report(
         duration_seconds: seconds(end),
         ended: state.ended,
         memory: state.memory,
+        locks,
         frames: state.frames,
         events: machine.events.iter().sum(),
         story,

@@ -27,6 +27,7 @@ pub fn render(report: &Report, top: usize) -> String {
     processes(&mut text, report, top);
     forks(&mut text, report);
     lines(&mut text, report);
+    locks(&mut text, report, top);
     if report.story.is_none()
         && let Some(costs) = &report.costs
     {
@@ -342,6 +343,26 @@ fn lines(text: &mut String, report: &Report) {
         ]);
     }
     let _ = writeln!(text, "\n{HEAD}Who breaks copy-on-write{HEAD:#}");
+    text.push_str(&table(&rows, &[4], ""));
+}
+
+/// Where CPUs waited for each other.
+fn locks(text: &mut String, report: &Report, top: usize) {
+    if report.locks.is_empty() {
+        return;
+    }
+    let heading = ["waits", "attempts", "together", "longest", "lock"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for waits in report.locks.iter().take(top) {
+        rows.push(vec![
+            count(waits.waits),
+            count(waits.attempts),
+            super::text::span(waits.ticks, report.hz),
+            super::text::span(waits.longest, report.hz),
+            waits.lock.clone(),
+        ]);
+    }
+    let _ = writeln!(text, "\n{HEAD}Locks that CPUs waited for{HEAD:#}");
     text.push_str(&table(&rows, &[4], ""));
 }
 

@@ -45,17 +45,12 @@ impl Held {
 #[derive(Debug)]
 pub struct Order {
     rank: Rank,
-    /// Who holds it: CPU, and where it was taken.
-    holder: spin::Mutex<Option<(usize, Place)>>,
 }
 
 impl Order {
     /// The place of a lock of a rank.
     pub const fn new(rank: Rank) -> Order {
-        Order {
-            rank,
-            holder: spin::Mutex::new(None),
-        }
+        Order { rank }
     }
 
     /// Before the lock is waited for.
@@ -74,30 +69,12 @@ impl Order {
         }
     }
 
-    /// Waits for the lock, but not for ever.
-    ///
-    /// # Panics
-    /// If another CPU holds it for longer than anybody should: the two wait for each other, or
-    /// somebody forgot to unlock.
-    #[track_caller]
-    pub(super) fn wait<G>(&self, try_lock: impl Fn() -> Option<G>, lock: impl FnOnce() -> G) -> G {
-        if sync::PATIENCE == 0 {
-            return lock();
-        }
-        let mut patience = sync::PATIENCE;
-        while patience > 0 {
-            patience -= 1;
-            if let Some(guard) = try_lock() {
-                return guard;
-            }
-            core::hint::spin_loop();
-        }
-        let (rank, place) = (self.rank, Location::caller());
-        match self.holder.try_lock().as_deref() {
-            Some(Some((cpu, since))) => {
-                panic!("waited too long for {rank:?} at {place}: CPU {cpu} holds it since {since}")
-            }
-            _ => panic!("waited too long for {rank:?} at {place}"),
+    /// Takes the lock, waiting if it must.
+    #[inline(always)]
+    pub fn wait<G>(&self, try_lock: impl Fn() -> Option<G>, lock: impl FnOnce() -> G) -> G {
+        match try_lock() {
+            Some(guard) => guard,
+            None => super::contended(self.rank, try_lock, lock),
         }
     }
 
@@ -106,12 +83,10 @@ impl Order {
     pub fn taken(&self) {
         let place = Location::caller();
         sync::with_held(|held| held.push(self.rank, place));
-        *self.holder.lock() = Some((sync::cpu(), place));
     }
 
     /// The lock is about to be released.
     pub fn left(&self) {
-        *self.holder.lock() = None;
         sync::with_held(|held| held.remove(self.rank));
     }
 }
@@ -125,4 +100,11 @@ pub fn assert_none_held() {
     if let Some((rank, place)) = held.flatten() {
         panic!("{rank:?}, taken at {place}, is held across a switch");
     }
+}
+
+/// What a CPU holds, in the order of taking, and since where; for when it goes on no more.
+pub fn for_each_held(cpu: usize, mut f: impl FnMut(Rank, Place)) {
+    sync::with_held_of(cpu, |held| {
+        held.iter().for_each(|(rank, place)| f(rank, place))
+    });
 }
