@@ -1,6 +1,7 @@
 //! The same ELF files on our kernel and under QEMU's user mode, on this machine's Linux: what they
 //! print and how they end must be the same.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 
 use tests::{Board, Boot, system, user_mode};
@@ -107,4 +108,84 @@ fn signals() {
     for how in ["read", "write", "exec", "null", "undefined", "stack"] {
         compare(&["crash", how], all);
     }
+}
+
+/// What the emulator does otherwise with bad pointers: calls that it does not know, ranges that it
+/// checks as a whole, and errors that it ignores. The program knows what Linux does there.
+const OWN_POINTERS: [&str; 24] = [
+    "clone3 ",
+    "execve arguments ",
+    "execve environment ",
+    "set_robust_list ",
+    "get_robust_list ",
+    "prctl reaper ",
+    "preadv2 ",
+    "pwritev2 ",
+    "epoll_pwait2 ",
+    "fchmodat2 ",
+    "read device 2nd Straddle",
+    "read 2nd Straddle",
+    "write 2nd Straddle",
+    "getrandom 1st Straddle",
+    "write device 2nd ",
+    "ppoll 3rd ReadOnly",
+    "pselect6 5th ReadOnly",
+    "timerfd_gettime 2nd Null",
+    "clock_getres 2nd ",
+    "nanosleep 1st ",
+    "getitimer 2nd Null",
+    "sysinfo 1st Null",
+    // This user need not be root.
+    "setgroups ",
+    "chroot ",
+];
+
+/// Bad pointers in every pointer argument of every call.
+#[test]
+fn bad_pointers() {
+    let ours = Boot::on(Board::Virt).lossless().run(&["pointers"]);
+    ours.expect_sound();
+    assert!(!ours.stdout().contains("on Linux:"), "{}", ours.stdout());
+    ours.expect_status(0);
+
+    // The kernel's own list: a call that is new there wants a line in the program's.
+    let kernel = include_str!("../../kernel/src/syscall/mod.rs");
+    let names = kernel.split("nr::__NR_").skip(1);
+    let names = names.filter_map(|rest| {
+        rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .next()
+    });
+    let known: BTreeSet<_> = names.collect();
+    let lines = ours.stdout().lines();
+    let tried: BTreeSet<_> = lines
+        .filter_map(|line| line.strip_prefix("call "))
+        .collect();
+    assert_eq!(
+        tried, known,
+        "calls without bad pointers, or not of the kernel"
+    );
+
+    let theirs = user_mode::run(system().program("pointers"), &["pointers"], &[]);
+    let theirs = String::from_utf8(theirs.stdout).expect("programs print text");
+    let whole_ranges = |line: &str| {
+        let mut vectors = [
+            "readv", "writev", "preadv", "pwritev", "pread64", "pwrite64",
+        ]
+        .iter();
+        line.contains(" Straddle: ") && vectors.any(|name| line.split(' ').next() == Some(name))
+    };
+    let attributes = |line: &str| line.contains("xattr ") && !line.contains(" 1st ");
+    let comparable = |line: &&str| {
+        let (name, result) = line.split_once(": ").unwrap_or_default();
+        name.contains(' ')
+            && !result.starts_with("Exited")
+            && !whole_ranges(line)
+            && !attributes(line)
+            && !OWN_POINTERS.iter().any(|start| line.starts_with(start))
+            && !line.starts_with("    on Linux")
+    };
+    let ours: Vec<_> = ours.stdout().lines().filter(comparable).collect();
+    let theirs: Vec<_> = theirs.lines().filter(comparable).collect();
+    assert!(ours.len() > 500, "{} cases", ours.len());
+    assert_eq!(ours, theirs);
 }

@@ -157,6 +157,14 @@ impl<'a> Buffer<'a> {
         })
     }
 
+    /// Puts all of some bytes into it: EFAULT if a fault cuts them short.
+    pub fn put_whole(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        match self.put(bytes)? {
+            count if count == bytes.len() => Ok(count),
+            _ => Err(Errno::EFAULT),
+        }
+    }
+
     /// Puts zeros into it.
     pub fn put_zeros(&mut self, len: usize) -> Result<usize, Errno> {
         self.each(len, |memory, at, _, count| {

@@ -351,16 +351,19 @@ impl State {
         while to.left() > 0
             && let Some(page) = self.pages.front_mut()
         {
+            let wanted = page.len().min(to.left());
             match to.put(&page.bytes[page.start..]) {
+                // Of a page that a fault cuts short nothing was read, as on Linux.
+                Ok(count) if count < wanted && done == 0 => return Err(Errno::EFAULT),
+                Ok(count) if count < wanted => break,
                 Ok(count) => {
                     page.start += count;
                     done += count;
                     let packet = page.packet;
-                    let faulted = page.len() > 0 && to.left() > 0;
-                    if page.len() == 0 || packet && !faulted {
+                    if page.len() == 0 || packet {
                         self.recycle();
                     }
-                    if packet || faulted {
+                    if packet {
                         break;
                     }
                 }

@@ -1,6 +1,7 @@
 //! System calls that tell of the machine and of limits.
 
 use super::errno::Errno;
+use super::file::io;
 use super::{Result, user};
 use crate::arch::{self, uaccess};
 use crate::process::credentials::Ids;
@@ -58,16 +59,21 @@ pub fn getrandom(addr: u64, len: u64, flags: u32) -> Result {
     if flags & !(GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE) != 0 {
         return Err(Errno::EINVAL);
     }
-    let len = len.min(i32::MAX as u64) as usize;
+    let mut buffer = io::buffer(addr, len.min(i32::MAX as u64))?;
     let mut done = 0;
-    while done < len {
+    while buffer.left() > 0 {
         let mut bytes = [0; STEP];
-        let bytes = &mut bytes[..STEP.min(len - done)];
+        let bytes = &mut bytes[..STEP.min(buffer.left())];
         random::fill(bytes);
-        uaccess::write(addr + done as u64, bytes)?;
-        done += bytes.len();
+        // What comes before a fault counts.
+        match buffer.put(bytes) {
+            Ok(count) if count == bytes.len() => done += count as u64,
+            Ok(count) => return Ok(done + count as u64),
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
     }
-    Ok(len as u64)
+    Ok(done)
 }
 
 /// prlimit64(pid, resource, new, old).
@@ -92,6 +98,28 @@ pub fn prlimit64(pid: u32, resource: u32, new: u64, old: u64) -> Result {
     if old != 0 {
         user::write(old, &before)?;
     }
+    Ok(0)
+}
+
+/// getrlimit(resource, limit).
+pub fn getrlimit(resource: u32, addr: u64) -> Result {
+    if resource >= RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let caller = current();
+    let limit = limits::change(&caller, &caller.process, resource, None)?;
+    user::write(addr, &limit)?;
+    Ok(0)
+}
+
+/// setrlimit(resource, limit).
+pub fn setrlimit(resource: u32, addr: u64) -> Result {
+    let wanted = user::read::<rlimit64>(addr)?;
+    if resource >= RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let caller = current();
+    limits::change(&caller, &caller.process, resource, Some(wanted))?;
     Ok(0)
 }
 

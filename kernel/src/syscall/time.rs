@@ -117,8 +117,8 @@ pub fn clock_getres(clock: u32, addr: u64) -> Result {
     Ok(0)
 }
 
-/// gettimeofday(time).
-pub fn gettimeofday(addr: u64) -> Result {
+/// gettimeofday(time, zone): the zone is Greenwich's.
+pub fn gettimeofday(addr: u64, zone: u64) -> Result {
     if addr != 0 {
         let now = clock::realtime();
         let time = timeval {
@@ -126,6 +126,9 @@ pub fn gettimeofday(addr: u64) -> Result {
             tv_usec: (now % SECOND / 1000) as i64,
         };
         user::write(addr, &time)?;
+    }
+    if zone != 0 {
+        user::write(zone, &0_u64)?;
     }
     Ok(0)
 }

@@ -64,7 +64,7 @@ pub fn setitimer(which: u32, new: u64, old: u64) -> Result {
     Ok(0)
 }
 
-/// `struct sigevent`, as far as it is used: 64 bytes in all.
+/// `struct sigevent`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Event {
@@ -72,7 +72,7 @@ pub struct Event {
     signal: u32,
     notify: u32,
     thread: u32,
-    pad: u32,
+    pad: [u32; 11],
 }
 
 /// timer_create(clock, event, id).

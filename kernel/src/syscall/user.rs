@@ -48,7 +48,7 @@ plain! {
     crate::process::signal::frame::ContextHead: 48
     crate::process::signal::frame::Record: 8
     crate::process::signal::Info: 48
-    super::timers::Event: 24
+    super::timers::Event: 64
     super::process::CloneArguments: 64
 }
 

@@ -78,7 +78,7 @@ impl Special for Event {
                 taken
             })
         })?;
-        to.put(&value.to_le_bytes())
+        to.put_whole(&value.to_le_bytes())
     }
 
     fn write(&self, from: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {

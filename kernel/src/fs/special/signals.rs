@@ -112,7 +112,7 @@ impl Special for Signals {
                 None if nonblocking => return Err(Errno::EAGAIN),
                 None => self.wait()?,
             };
-            match to.put(&bytes(&info)) {
+            match to.put_whole(&bytes(&info)) {
                 Ok(count) => done += count,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,

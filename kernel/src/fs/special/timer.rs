@@ -174,7 +174,7 @@ impl Special for Timer {
             None if nonblocking => return Err(Errno::EAGAIN),
             None => self.wait()?,
         };
-        to.put(&times.to_le_bytes())
+        to.put_whole(&times.to_le_bytes())
     }
 
     fn ready(&self) -> Events {

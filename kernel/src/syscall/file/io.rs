@@ -12,6 +12,7 @@ use linux_raw_sys::general::{
     FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, O_APPEND, RWF_APPEND,
     RWF_DSYNC, RWF_HIPRI, RWF_NOWAIT, RWF_SYNC,
 };
+use memory::USER_END;
 
 /// The most that one call transfers, as on Linux.
 const MAX: u64 = 0x7fff_f000;
@@ -23,11 +24,20 @@ fn transfer(len: u64) -> usize {
     len.min(MAX) as usize
 }
 
-/// A buffer whose end does not wrap around: EFAULT otherwise, as `access_ok` has it.
-fn buffer<'a>(addr: u64, len: u64) -> Fallible<Buffer<'a>> {
+/// Whether a range lies in the user's half, as `access_ok` asks before anybody looks at the memory.
+fn check_range(addr: u64, len: u64) -> Fallible<()> {
+    match addr.checked_add(len) {
+        Some(end) if end <= USER_END => Ok(()),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+/// A buffer in the user's half: EFAULT otherwise.
+pub fn buffer<'a>(addr: u64, len: u64) -> Fallible<Buffer<'a>> {
     if (len as i64) < 0 {
         return Err(Errno::EINVAL);
     }
+    check_range(addr, len)?;
     Ok(Buffer::user(addr, transfer(len)))
 }
 
@@ -75,6 +85,7 @@ fn buffers<'a>(vector: u64, count: u64) -> Fallible<Buffer<'a>> {
         if (one.len as i64) < 0 {
             return Err(Errno::EINVAL);
         }
+        check_range(one.base, one.len)?;
         one.len = one.len.min(MAX - left);
         left += one.len;
         list.push(one);
