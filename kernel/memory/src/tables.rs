@@ -3,7 +3,7 @@
 use crate::OutOfMemory;
 use crate::asid::Context;
 use crate::change::{Flushed, Slot, freeze, link, own_table, prepare, replace_table, take_dead};
-use crate::descriptor::{Leaf, Table};
+use crate::descriptor::{Content, Leaf, Table};
 use crate::frame::{Frame, Fresh, PAGE_SIZE};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
@@ -162,7 +162,7 @@ fn undo_copy<M: Mmu>(mem: &Memory<M>, copy: Fresh, leaves: usize) {
     mem.give_back(copy);
 }
 
-/// Releases all leaves of a table that nothing leads to any more. How many frames are free now.
+/// Releases all leaves of a table that nothing leads to any more. How many private frames are free now.
 pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Flushed) -> u32 {
     let mut freed = 0;
     let mut leaving = mem.leaving();
@@ -176,7 +176,8 @@ pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Fl
             .read(&mem.mmu),
         ) {
             let retired = take_dead(leaf.frame(), flushed);
-            freed += u32::from(mem.release_with(&mut leaving, retired, flushed));
+            let gone = mem.release_with(&mut leaving, retired, flushed);
+            freed += u32::from(gone && leaf.content() == Content::Anon);
         }
     }
     freed

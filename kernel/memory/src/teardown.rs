@@ -6,7 +6,7 @@ use core::convert::Infallible;
 use crate::MapError;
 use crate::cache::PageCache;
 use crate::change::{Flush, Flushed, Retired, Slot, take_broken, take_dead};
-use crate::descriptor::{Leaf, Table};
+use crate::descriptor::{Content, Leaf, Table};
 use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, Mapping};
 use crate::memory::Memory;
@@ -19,7 +19,8 @@ use crate::tables::{Chunk, L2_SPAN, L3_SPAN, block_end, for_chunks, release_leav
 pub struct Dropped {
     /// References dropped: valid leaves, the zero page not counted.
     pub dropped: u32,
-    /// Frames freed because this was the last reference.
+    /// Private frames freed because this was the last reference. (Those of a file or of shared memory
+    /// are its own: whether they go earlier or later than their mappings does not matter.)
     pub freed: u32,
 }
 
@@ -27,7 +28,7 @@ impl Dropped {
     #[inline]
     fn count(&mut self, leaf: Leaf, freed: bool) {
         self.dropped += u32::from(leaf.counted());
-        self.freed += u32::from(freed);
+        self.freed += u32::from(freed && leaf.content() == Content::Anon);
     }
 }
 
@@ -46,7 +47,8 @@ pub struct Ended {
     /// References dropped: valid leaves, the zero page not counted. Those of tables that others
     /// share are not looked at, and not counted.
     pub dropped: u32,
-    /// Frames freed because this was the last reference.
+    /// Private frames freed because this was the last reference. (Those of a file or of shared memory
+    /// are its own: whether they go earlier or later than their mappings does not matter.)
     pub freed: u32,
     /// Translation tables freed, root included.
     pub tables: u32,

@@ -347,7 +347,7 @@ pub enum Event {
         asid: u16,
         /// References dropped (leaves that were valid; the zero page not counted).
         dropped: u32,
-        /// Frames freed because this was the last reference.
+        /// Private frames freed because this was the last reference.
         freed: u32,
         /// Translation tables freed, root included.
         tables: u32,
@@ -404,7 +404,7 @@ pub enum Event {
         end: u64,
         /// References dropped (the zero page not counted).
         dropped: u32,
-        /// Frames freed because this was the last reference.
+        /// Private frames freed because this was the last reference.
         freed: u32,
     },
     /// The protection of a range was changed.
@@ -558,7 +558,7 @@ pub enum Event {
         end: u64,
         /// References dropped (the zero page not counted).
         dropped: u32,
-        /// Frames freed because this was the last reference.
+        /// Private frames freed because this was the last reference.
         freed: u32,
     },
     /// A range moved with its pages (`mremap`). What was mapped at its new place went before, by

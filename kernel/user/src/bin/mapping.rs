@@ -24,7 +24,7 @@ fn main(args: Args) {
     if !args.words().is_empty() {
         args.usage();
     }
-    let cases: [Case; 16] = [
+    let cases: [Case; 17] = [
         ("new pages are zero, read first or not", new_pages_are_zero),
         ("a read-only page refuses writes", read_only_refuses_writes),
         (
@@ -46,6 +46,7 @@ fn main(args: Args) {
             "shared memory stays shared across fork",
             shared_stays_shared,
         ),
+        ("shared memory goes with its last mapping", shared_unmapped),
         (
             "a mapping is shared, or not, before it is touched",
             sharing_before_the_first_touch,
@@ -311,6 +312,16 @@ fn shared_stays_shared(_: Args) {
             expect(pages, 1, 3);
         },
     );
+}
+
+/// The trace counts what goes, whoever lets go of it last.
+fn shared_unmapped(_: Args) {
+    let pages = Pages::map_shared(3).or_fail("mapping shared pages");
+    pages.write(0, 1);
+    pages.write(2, 1);
+    pages.part(1, 2).unmap().or_fail("munmap");
+    expect(pages, 0, 1);
+    pages.part(0, 1).unmap().or_fail("munmap");
 }
 
 /// Nobody touches the pages before the fork: private ones must still come apart, shared ones stay
