@@ -5,6 +5,7 @@ use super::cpio;
 use super::node::{Content, Node, Time};
 use super::proc;
 use super::regular::Regular;
+use super::socket::Place;
 use super::tree::{self, Entry, Last, NAME_MAX, Start, Walk};
 use super::{change, pipe};
 use crate::syscall::errno::Errno;
@@ -179,7 +180,7 @@ fn add(root: &Arc<Entry>, entry: &cpio::Entry<'static>, links: &mut Links) -> Re
         S_IFCHR => Content::Device(entry.device.0, entry.device.1),
         S_IFBLK => Content::Block(entry.device.0, entry.device.1),
         S_IFIFO => Content::Fifo(pipe::Pipe::new()?),
-        S_IFSOCK => Content::Socket,
+        S_IFSOCK => Content::Socket(Place::none()),
         _ => return Ok(()),
     };
     let node = Node::new(content, entry.mode, entry.uid, entry.gid)?;

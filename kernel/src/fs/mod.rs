@@ -15,6 +15,7 @@ pub mod pipe;
 pub mod proc;
 pub mod regular;
 pub mod running;
+pub mod socket;
 pub mod special;
 pub mod table;
 pub mod tree;
@@ -48,6 +49,9 @@ pub const PROC_DEVICE: u32 = 2;
 pub const PIPE_DEVICE: u32 = 3;
 /// st_dev of what has no name and no file system.
 pub const ANONYMOUS_DEVICE: u32 = 4;
+
+/// st_dev of sockets.
+pub const SOCKET_DEVICE: u32 = 5;
 
 /// How much is copied at once where a copy in kernel memory is needed.
 const CHUNK: usize = 256;
@@ -154,7 +158,7 @@ impl File {
                 };
                 Object::Pipe(pipe.open(ends, flags & O_NONBLOCK != 0)?)
             }
-            Content::Device(..) | Content::Block(..) | Content::Socket | Content::Anonymous => {
+            Content::Device(..) | Content::Block(..) | Content::Socket(_) | Content::Anonymous => {
                 return Err(Errno::ENXIO);
             }
         };

@@ -3,7 +3,7 @@
 use super::proc;
 use super::regular::Regular;
 use super::tree::Directory;
-use super::{FIRST_DEVICE, pipe};
+use super::{FIRST_DEVICE, pipe, socket};
 use crate::arch::heap;
 use crate::process::clock;
 use crate::syscall::errno::Errno;
@@ -83,8 +83,8 @@ pub enum Content {
     Stream(u8),
     /// What has no name, and is of no type.
     Anonymous,
-    /// A socket's name.
-    Socket,
+    /// A socket's name, or a socket.
+    Socket(socket::Place),
     /// A file of /proc.
     Proc(proc::Item),
 }
@@ -123,7 +123,7 @@ impl Node {
             Content::Block(..) => S_IFBLK,
             Content::Fifo(_) | Content::Stream(_) => S_IFIFO,
             Content::Anonymous => 0,
-            Content::Socket => S_IFSOCK,
+            Content::Socket(_) => S_IFSOCK,
             Content::Proc(item) => item.file_type(),
         };
         let now = Time::now();

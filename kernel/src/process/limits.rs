@@ -68,8 +68,8 @@ pub fn descriptors() -> usize {
 }
 
 /// Whether the current process may map `more` bytes (RLIMIT_AS), which count as data if `data`
-/// (RLIMIT_DATA).
-pub fn may_map(space: &Space, more: u64, data: bool) -> bool {
+/// (RLIMIT_DATA), in place of `replaced` bytes that are mapped.
+pub fn may_map(space: &Space, more: u64, replaced: u64, data: bool) -> bool {
     let (all, some) = {
         let thread = current();
         let limits = thread.process.limits.lock();
@@ -79,7 +79,11 @@ pub fn may_map(space: &Space, more: u64, data: bool) -> bool {
         return true;
     }
     let sizes = memory::sizes(space);
-    let fits = |pages: u64, limit| (pages * PAGE_SIZE).saturating_add(more) <= limit;
+    // What is replaced counts only where there is not enough without it, as on Linux.
+    let fits = |pages: u64, limit| {
+        let bytes = (pages * PAGE_SIZE).saturating_add(more);
+        bytes <= limit || bytes.saturating_sub(replaced) <= limit
+    };
     fits(sizes.size, all) && (!data || fits(sizes.data - sizes.stack, some))
 }
 

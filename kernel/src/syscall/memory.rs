@@ -7,10 +7,12 @@ use crate::process::limits;
 use crate::process::space::Space;
 use crate::process::thread::{Current, current};
 use alloc::sync::Arc;
+use core::ops::Range;
 use linux_raw_sys::general::{
     MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
-    MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MREMAP_DONTUNMAP,
-    MREMAP_FIXED, MREMAP_MAYMOVE, PROT_EXEC, PROT_READ, PROT_WRITE,
+    MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MCL_CURRENT,
+    MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE,
+    MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC, PROT_READ, PROT_WRITE,
 };
 use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
@@ -48,7 +50,7 @@ pub fn brk(wanted: u64) -> Result {
     let thread = current();
     let space = space(&thread)?;
     let before = space.set_break(0);
-    if wanted > before && !limits::may_map(space, wanted - before, true) {
+    if wanted > before && !limits::may_map(space, wanted - before, 0, true) {
         return Ok(before);
     }
     let now = space.set_break(wanted);
@@ -96,7 +98,8 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     } else {
         None
     };
-    if !limits::may_map(space, len, !shared && prot.contains(Prot::WRITE)) {
+    let replaced = fixed.clone().map_or(0, |range| mapped(space, &range));
+    if !limits::may_map(space, len, replaced, !shared && prot.contains(Prot::WRITE)) {
         return Err(Errno::ENOMEM);
     }
     space.map_at(|inner| {
@@ -119,6 +122,15 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
             charged: false,
         })
     })
+}
+
+/// How much of a range is mapped, bytes.
+fn mapped(space: &Space, range: &Range<u64>) -> u64 {
+    let inner = space.lock();
+    let mappings = inner.map.mappings_in(range.start, range.end);
+    mappings
+        .map(|mapping| mapping.end.min(range.end) - mapping.start.max(range.start))
+        .sum()
 }
 
 /// The pages of an open file.
@@ -205,6 +217,49 @@ pub fn madvise(start: u64, len: u64, advice: u32) -> Result {
     if whole { Ok(0) } else { Err(Errno::ENOMEM) }
 }
 
+/// msync(address, length, flags): what is written is in the file at once.
+pub fn msync(start: u64, len: u64, flags: u32) -> Result {
+    if flags & !(MS_ASYNC | MS_INVALIDATE | MS_SYNC) != 0
+        || !start.is_multiple_of(PAGE_SIZE)
+        || flags & MS_ASYNC != 0 && flags & MS_SYNC != 0
+    {
+        return Err(Errno::EINVAL);
+    }
+    all_mapped(start, pages(len).ok_or(Errno::ENOMEM)?)
+}
+
+/// mlock(address, length), mlock2, munlock: nothing is ever swapped out.
+pub fn mlock(start: u64, len: u64, flags: u32) -> Result {
+    if flags & !MLOCK_ONFAULT != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let first = start & !(PAGE_SIZE - 1);
+    let len = len.checked_add(start - first).and_then(pages);
+    // Linux, which rounds without a look, finds nothing to do.
+    all_mapped(first, len.unwrap_or(0))
+}
+
+/// mlockall(flags).
+pub fn mlockall(flags: u32) -> Result {
+    let known = flags & !(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+    if !known || flags & (MCL_CURRENT | MCL_FUTURE) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(0)
+}
+
+/// ENOMEM unless all of a range is mapped.
+fn all_mapped(start: u64, len: u64) -> Result {
+    let end = start.checked_add(len).ok_or(Errno::ENOMEM)?;
+    if end == start {
+        return Ok(0);
+    }
+    match end <= USER_END && space(&current())?.lock().covers(start, end) {
+        true => Ok(0),
+        false => Err(Errno::ENOMEM),
+    }
+}
+
 /// mremap(address, length, new length, flags, new address). A length of 0, which on Linux maps
 /// shared memory once more, is EINVAL.
 pub fn mremap(start: u64, len: u64, new_len: u64, flags: u32, to: u64) -> Result {
@@ -233,7 +288,7 @@ pub fn mremap(start: u64, len: u64, new_len: u64, flags: u32, to: u64) -> Result
     };
     let thread = current();
     let space = space(&thread)?;
-    if new_len > len && !limits::may_map(space, new_len - len, true) {
+    if new_len > len && !limits::may_map(space, new_len - len, 0, true) {
         return Err(Errno::ENOMEM);
     }
     space.remap(Remap {

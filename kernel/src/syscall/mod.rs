@@ -18,7 +18,7 @@ use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
 use errno::Errno;
-use file::{attribute, descriptor, directory, event, io, name, open, poll, stat};
+use file::{attribute, descriptor, directory, event, io, name, open, poll, socket, stat};
 use identity::Kind;
 use linux_raw_sys::general as nr;
 use wire::event::Event;
@@ -106,6 +106,12 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_munmap => memory::munmap(a, b),
         nr::__NR_mprotect => memory::mprotect(a, b, c),
         nr::__NR_mremap => memory::mremap(a, b, c, d as u32, e),
+        nr::__NR_msync => memory::msync(a, b, c as u32),
+        nr::__NR_mlock => memory::mlock(a, b, 0),
+        nr::__NR_mlock2 => memory::mlock(a, b, c as u32),
+        nr::__NR_munlock => memory::mlock(a, b, 0),
+        nr::__NR_mlockall => memory::mlockall(a as u32),
+        nr::__NR_munlockall => Ok(0),
         nr::__NR_madvise => memory::madvise(a, b, c as u32),
 
         nr::__NR_read => io::read(a, b, c),
@@ -146,6 +152,22 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_fcntl => descriptor::fcntl(a, b as u32, c),
         nr::__NR_flock => descriptor::flock(a, b as u32),
         nr::__NR_ioctl => descriptor::ioctl(a, b as u32, c),
+        nr::__NR_socket => socket::socket(a as u32, b as u32, c as u32),
+        nr::__NR_socketpair => socket::socketpair(a as u32, b as u32, c as u32, d),
+        nr::__NR_bind => socket::bind(a, b, c),
+        nr::__NR_listen => socket::listen(a, b as u32),
+        nr::__NR_accept => socket::accept4(a, b, c, 0),
+        nr::__NR_accept4 => socket::accept4(a, b, c, d as u32),
+        nr::__NR_connect => socket::connect(a, b, c),
+        nr::__NR_getsockname => socket::getsockname(a, b, c),
+        nr::__NR_getpeername => socket::getpeername(a, b, c),
+        nr::__NR_sendto => socket::sendto(a, b, c, d as u32, e, f),
+        nr::__NR_recvfrom => socket::recvfrom(a, b, c, d as u32, e, f),
+        nr::__NR_sendmsg => socket::sendmsg(a, b, c as u32),
+        nr::__NR_recvmsg => socket::recvmsg(a, b, c as u32),
+        nr::__NR_shutdown => socket::shutdown(a, b as u32),
+        nr::__NR_setsockopt => socket::setsockopt(a, b as u32, c as u32, d, e),
+        nr::__NR_getsockopt => socket::getsockopt(a, b as u32, c as u32, d, e),
         nr::__NR_fstat => stat::fstat(a, b),
         nr::__NR_newfstatat => stat::newfstatat(a, b, c, d as u32),
         nr::__NR_statx => stat::statx(a, b, c as u32, d as u32, e),

@@ -39,6 +39,7 @@ plain! {
     crate::fs::buffer::Iovec: 16
     super::file::descriptor::Flock: 32
     super::file::stat::Statfs: 120
+    super::file::socket::Header: 56
     statx: 256
     crate::fs::tty::Winsize: 8
     termios: 36

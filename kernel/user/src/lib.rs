@@ -57,7 +57,7 @@ pub mod time;
 pub use args::{Args, Strings, Words};
 pub use errno::{Errno, Result};
 pub use fastrand::Rng;
-pub use linux_raw_sys::{auxvec, errno as errno_numbers, general as linux, ioctl};
+pub use linux_raw_sys::{auxvec, errno as errno_numbers, general as linux, ioctl, net};
 pub use print::{OrFail, fail, print};
 pub use start::{Termination, run};
 pub use syscall::syscall;

@@ -8,6 +8,7 @@ use crate::fs::access::Caller;
 use crate::fs::lock::{Owner, Record};
 use crate::fs::name::MadeUp;
 use crate::fs::node::{Content, Node};
+use crate::fs::socket::Socket;
 use crate::fs::{Descriptor, File, Object, PIPE_DEVICE, console, pipe, tty};
 use crate::process::limits;
 use crate::process::thread::current;
@@ -336,7 +337,16 @@ pub fn ioctl(fd: u64, request: u32, argument: u64) -> Result {
                 uaccess::write_u32(argument, end.waiting() as u32)?;
                 Ok(0)
             }
-            _ => Err(Errno::ENOTTY),
+            _ => match Socket::of(&file) {
+                Ok(socket) if request == FIONREAD => {
+                    if socket.listens() {
+                        return Err(Errno::EINVAL);
+                    }
+                    uaccess::write_u32(argument, socket.waiting() as u32)?;
+                    Ok(0)
+                }
+                _ => Err(Errno::ENOTTY),
+            },
         },
     }
 }

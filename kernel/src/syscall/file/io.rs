@@ -20,7 +20,7 @@ const MAX: u64 = 0x7fff_f000;
 const STEP: usize = 4096;
 
 /// `len` as Linux limits a single transfer.
-fn transfer(len: u64) -> usize {
+pub fn transfer(len: u64) -> usize {
     len.min(MAX) as usize
 }
 
@@ -71,7 +71,7 @@ pub fn pwrite64(fd: u64, addr: u64, len: u64, at: u64) -> Result {
 }
 
 /// The buffers of readv and its like.
-fn buffers<'a>(vector: u64, count: u64) -> Fallible<Buffer<'a>> {
+pub fn buffers<'a>(vector: u64, count: u64) -> Fallible<Buffer<'a>> {
     const MAX_BUFFERS: u64 = 1024;
     if count > MAX_BUFFERS {
         return Err(Errno::EINVAL);

@@ -8,6 +8,7 @@ pub mod io;
 pub mod name;
 pub mod open;
 pub mod poll;
+pub mod socket;
 pub mod stat;
 
 use super::errno::Errno;

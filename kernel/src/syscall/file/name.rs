@@ -7,6 +7,7 @@ use crate::arch::uaccess;
 use crate::fs::access::Caller;
 use crate::fs::node::{Content, Node, decode_device};
 use crate::fs::regular::Regular;
+use crate::fs::socket::Place;
 use crate::fs::{change, pipe, tree};
 use crate::process::thread::current;
 use linux_raw_sys::general::{
@@ -58,7 +59,7 @@ pub fn mknodat(fd: u64, path: u64, mode: u32, device: u64) -> Result {
             S_IFCHR => Content::Device(major, minor),
             S_IFBLK => Content::Block(major, minor),
             S_IFIFO => Content::Fifo(pipe::Pipe::new()?),
-            S_IFSOCK => Content::Socket,
+            S_IFSOCK => Content::Socket(Place::none()),
             _ => Content::Regular(Regular::empty()?),
         })
     })

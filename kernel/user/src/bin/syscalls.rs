@@ -360,6 +360,41 @@ fn memory(t: &Test) {
     madvise.error("of nothing mapped", [unmapped, one, drop], ENOMEM);
     madvise.error("that does not exist", [page, one, 1 << 20], EINVAL);
 
+    let msync = t.call("msync", __NR_msync);
+    msync.error("at half a page", [page + 1, one, MS_SYNC as usize], EINVAL);
+    msync.error("at once and later", [page, one, 5], EINVAL);
+    msync.error("of nothing mapped", [unmapped, one, 0], ENOMEM);
+    let mlock = t.call("mlock", __NR_mlock);
+    mlock.error("of nothing mapped", [unmapped, one], ENOMEM);
+    t.call("mlockall", __NR_mlockall)
+        .error("of nothing", [0], EINVAL);
+    // SAFETY: the page stays as it is.
+    unsafe {
+        let synced = syscall(__NR_msync, [page, one, MS_ASYNC as usize]);
+        t.result("msync", synced, Ok(0));
+        t.result("mlock", syscall(__NR_mlock, [page + 1, one - 1]), Ok(0));
+    }
+    // What MAP_FIXED replaces makes room under the limit.
+    let child = process::fork_child(|| {
+        const GIB: usize = 1 << 30;
+        let limit = [(GIB + GIB / 4) as u64; 2];
+        let nothing = (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) as usize;
+        // SAFETY: nothing lies in the range; the limit is the child's own.
+        let again = unsafe {
+            let at = syscall(__NR_mmap, [0, GIB, 0, nothing, NO_FD, 0]).or_fail("mmap");
+            let limit = limit.as_ptr() as usize;
+            syscall(__NR_setrlimit, [RLIMIT_AS as usize, limit]).or_fail("setrlimit");
+            syscall(
+                __NR_mmap,
+                [at, GIB, 0, nothing | MAP_FIXED as usize, NO_FD, 0],
+            )
+        };
+        i32::from(again.is_err())
+    });
+    let status = process::wait(child.or_fail("fork"));
+    let replaced = status.map(|status| status.code() as usize);
+    t.result("MAP_FIXED under RLIMIT_AS", replaced, Ok(0));
+
     // brk reports no errors: it returns where the heap ends.
     // SAFETY: no Rust object lies in the heap, and none of these moves it.
     unsafe {

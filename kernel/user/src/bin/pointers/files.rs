@@ -10,8 +10,84 @@ const NEW_NAME: Memory = Text("new\0");
 const BUFFER: &[u8] = &[b'y'; NESTED];
 const LOCK: &[u64] = &[0, 0, 1, 0];
 
+/// How much room there is, in 32 bits.
+const LENGTH: Memory = Memory::Room;
+/// An address that nobody has.
+const NOBODY: &[u8] = b"\x01\0\0pointers";
+/// A message of one byte, and one that is to be received: both without a vector.
+const MESSAGE: &[u64] = &[0; 7];
+
 /// All of them.
 pub const CALLS: &[Call] = &[
+    plain("socket"),
+    plain("listen"),
+    plain("shutdown"),
+    call("socketpair", __NR_socketpair, [1, 1, 0], &[at(3, Space(8))]),
+    call("bind", __NR_bind, [0, 0, 2], &[at(1, Bytes(b"\x01\0"))]).before(hooks::socket),
+    call("connect", __NR_connect, [0, 0, 11], &[at(1, Bytes(NOBODY))]).before(hooks::socket),
+    // What comes back is a peer without a name: two bytes.
+    call(
+        "getsockname",
+        __NR_getsockname,
+        [ONE],
+        &[at(1, Space(2)), at(2, LENGTH)],
+    ),
+    call(
+        "getpeername",
+        __NR_getpeername,
+        [ONE],
+        &[at(1, Space(2)), at(2, LENGTH)],
+    ),
+    call(
+        "accept",
+        __NR_accept,
+        [LISTENER],
+        &[at(1, Space(2)).optional(), at(2, LENGTH)],
+    )
+    .before(hooks::somebody_connects)
+    .after(hooks::closed),
+    call(
+        "accept4",
+        __NR_accept4,
+        [LISTENER],
+        &[at(1, Space(2)).optional(), at(2, LENGTH)],
+    )
+    .before(hooks::somebody_connects)
+    .after(hooks::closed),
+    call(
+        "sendto",
+        __NR_sendto,
+        [ONE, 0, ROOM],
+        &[at(1, Bytes(BUFFER))],
+    )
+    .after(hooks::received),
+    call(
+        "recvfrom",
+        __NR_recvfrom,
+        [OTHER_END, 0, ROOM],
+        &[at(1, Space(ROOM)), at(4, Untouched), at(5, LENGTH)],
+    )
+    .before(hooks::sent),
+    call("sendmsg", __NR_sendmsg, [ONE], &[at(1, Words(MESSAGE))]).after(hooks::received),
+    call(
+        "recvmsg",
+        __NR_recvmsg,
+        [OTHER_END],
+        &[at(1, Exchange(MESSAGE))],
+    )
+    .before(hooks::sent),
+    call(
+        "setsockopt",
+        __NR_setsockopt,
+        [ONE, 1, 16, 0, 4],
+        &[at(3, Bytes(ONES))],
+    ),
+    call(
+        "getsockopt",
+        __NR_getsockopt,
+        [ONE, 1, 3],
+        &[at(3, Space(4)), at(4, LENGTH)],
+    ),
     call(
         "read",
         __NR_read,

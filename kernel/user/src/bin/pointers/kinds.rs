@@ -23,6 +23,13 @@ pub const NULL: usize = 18;
 /// /dev/zero.
 pub const ZERO: usize = 19;
 
+/// Two datagram sockets that are connected.
+pub const ONE: usize = 20;
+/// The other one.
+pub const OTHER_END: usize = 21;
+/// A socket that listens.
+pub const LISTENER: usize = 22;
+
 /// Bytes behind a vector.
 pub const NESTED: usize = 16;
 
@@ -63,6 +70,8 @@ pub enum Memory {
     Space(usize),
     /// Words that are read and written.
     Exchange(&'static [u64]),
+    /// A number of 32 bits that is read and written: 16.
+    Room,
     /// A vector of one buffer, which is the nested pointer of the call.
     Vector,
     /// The nested pointer: NESTED bytes that are read.
@@ -81,6 +90,7 @@ impl Memory {
             Bytes(bytes) => bytes.len(),
             Words(words) | Exchange(words) => 8 * words.len(),
             Space(size) => size,
+            Memory::Room => 4,
             Vector | Source | Sink => NESTED,
             Untouched => 8,
         }

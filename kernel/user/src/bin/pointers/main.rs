@@ -111,6 +111,23 @@ fn prepare() {
     invoke(__NR_epoll_ctl, add).or_fail("epoll_ctl");
     let timer = invoke(__NR_timerfd_create, [CLOCK_MONOTONIC as usize, 0]);
     put_at(timer.or_fail("timerfd") as Fd, kinds::TIMER);
+    prepare_sockets();
+}
+
+/// Sockets: two that are connected, and one that listens.
+fn prepare_sockets() {
+    let mut ends = [0 as Fd; 2];
+    let to = ends.as_mut_ptr() as usize;
+    invoke(__NR_socketpair, [1, 2, 0, to]).or_fail("socketpair");
+    put_at(ends[0], kinds::ONE);
+    put_at(ends[1], kinds::OTHER_END);
+    let listener = invoke(__NR_socket, [1, 1, 0]).or_fail("socket");
+    put_at(listener as Fd, kinds::LISTENER);
+    // Any abstract name.
+    let family = 1u16;
+    let from = (&raw const family) as usize;
+    invoke(__NR_bind, [kinds::LISTENER, from, 2]).or_fail("bind");
+    invoke(__NR_listen, [kinds::LISTENER, 16]).or_fail("listen");
 }
 
 fn put_at(fd: Fd, wanted: usize) {
@@ -176,6 +193,7 @@ impl Area {
                 let bytes = words.into_iter().flat_map(u64::to_le_bytes);
                 self.fill(address, bytes.take(room));
             }
+            Memory::Room => self.fill(address, 16u32.to_le_bytes().into_iter().take(room)),
             Memory::Space(_) | Memory::Untouched | Memory::Source | Memory::Sink => {}
         }
         last.protect(PROT_READ).or_fail("mprotect");
@@ -362,6 +380,38 @@ mod hooks {
         for fd in [kinds::FILE, kinds::OTHER, kinds::DIRECTORY] {
             invoke(__NR_lseek, [fd, 0, SEEK_SET as usize]).or_fail("lseek");
         }
+    }
+
+    /// A new socket, as argument 0.
+    pub fn socket(arguments: &mut [usize; 6]) {
+        arguments[0] = invoke(__NR_socket, [1, 2, 0]).or_fail("socket");
+    }
+
+    pub fn somebody_connects(_: &mut [usize; 6]) {
+        let mut name = [0u8; 110];
+        let mut len = 110u32;
+        let to = name.as_mut_ptr() as usize;
+        let room = (&raw mut len) as usize;
+        invoke(__NR_getsockname, [kinds::LISTENER, to, room]).or_fail("getsockname");
+        let client = invoke(__NR_socket, [1, 1, 0]).or_fail("socket");
+        invoke(__NR_connect, [client, to, len as usize]).or_fail("connect");
+        close(client);
+    }
+
+    fn close(fd: usize) {
+        file::close(fd as Fd).or_fail("close");
+    }
+
+    pub fn sent(_: &mut [usize; 6]) {
+        received(Ok(0));
+        file::write_all(kinds::ONE as Fd, &[b'x'; 16]).or_fail("write");
+    }
+
+    pub fn received(_: Result<usize>) {
+        let mut bytes = [0u8; 64];
+        let to = bytes.as_mut_ptr() as usize;
+        const DONT_WAIT: usize = 64;
+        while invoke(__NR_recvfrom, [kinds::OTHER_END, to, 64, DONT_WAIT, 0, 0]).is_ok() {}
     }
 
     /// A timer, as argument 0.
