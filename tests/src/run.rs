@@ -64,6 +64,7 @@ impl Run {
             top: 10,
             strict: false,
             symbols: report::args::SymbolArgs::default().search_path(),
+            filter: Default::default(),
         };
         let mut out = Vec::new();
         report::run_to(&mut &self.bytes[..], &options, &mut out).expect("there is a report");

@@ -65,6 +65,7 @@ fn options(strict: bool) -> Options {
         top: 10,
         strict,
         symbols: SymbolArgs::default().search_path(),
+        filter: Default::default(),
     }
 }
 

@@ -64,6 +64,7 @@ fn loss_line(run: &Run) -> String {
         top: 3,
         strict: false,
         symbols: SymbolArgs::default().search_path(),
+        filter: Default::default(),
     };
     let mut out = Vec::new();
     tools::report::run_to(&mut &run.bytes[..], &options, &mut out).expect("a report");

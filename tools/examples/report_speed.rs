@@ -104,6 +104,7 @@ fn main() -> anyhow::Result<()> {
             top: 10,
             strict: true,
             symbols: Default::default(),
+            filter: Default::default(),
         };
         time(
             if story { "report --story" } else { "report" },

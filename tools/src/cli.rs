@@ -9,8 +9,9 @@ use crate::check::CheckArgs;
 use crate::image::GuestFile;
 use crate::machine::{Board, Size};
 use crate::record::{LogLevel, SourceName};
-use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, ReportArgs};
+use crate::report::args::{DumpArgs, ExplainArgs, FaultsArgs, MemoryArgs, ReportArgs};
 use crate::report::diff::DiffArgs;
+use crate::top::TopArgs;
 use crate::view::args::{ExportArgs, FlameArgs, HtmlArgs, TimelineArgs};
 
 /// Runs programs on a kernel that makes copy-on-write visible, and explains what it saw.
@@ -41,10 +42,14 @@ pub enum Command {
     Record(RecordArgs),
     /// Explain a trace: the story, the processes, who broke copy-on-write and at what cost
     Report(ReportArgs),
+    /// Watch a machine while it runs: who copies how much, per process and source line
+    Top(TopArgs),
     /// List page faults, one per line
     Faults(FaultsArgs),
     /// Tell the life of one page: every mapping, frame and descriptor it had, and why each changed
     Explain(ExplainArgs),
+    /// Tell what each process used at any moment: resident, its share, its own (RSS, PSS, USS)
+    Memory(MemoryArgs),
     /// Compare two traces, and fail if a number has grown too much
     Diff(DiffArgs),
     /// Draw a flame graph of page faults by call stack, or of what differs between two traces
@@ -150,6 +155,10 @@ pub struct PayloadArgs {
     /// Wait for the wire instead of dropping events when it is slower than the program
     #[arg(long)]
     pub lossless: bool,
+    /// Compare each copied page, when it is freed and at the end, with what it was when it was
+    /// copied: how many bytes of it have changed. Takes a page of memory for each
+    #[arg(long)]
+    pub amplification: bool,
     /// Size of each CPU's event ring, in events [default: 16384]
     #[arg(long, value_name = "EVENTS")]
     pub ring: Option<u32>,

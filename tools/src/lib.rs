@@ -19,4 +19,5 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod setup;
+pub mod top;
 pub mod view;

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         Command::Report(args) => args.run().map(ExitCode::from),
         Command::Faults(args) => args.run().map(ExitCode::from),
         Command::Explain(args) => args.run().map(ExitCode::from),
+        Command::Top(args) => tools::top::run(&args),
+        Command::Memory(args) => args.run().map(ExitCode::from),
         Command::Dump(args) => args.run().map(ExitCode::from),
         Command::Check(args) => args.run().map(ExitCode::from),
         Command::Diff(args) => args.run().map(ExitCode::from),

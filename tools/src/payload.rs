@@ -88,6 +88,9 @@ pub fn boot_arguments(args: &PayloadArgs, seed: Option<u64>, boot: &mut BootArgs
     if let Some(mode) = args.fork {
         boot.set("fork", mode.as_str())?;
     }
+    if args.amplification {
+        boot.flag("amplification");
+    }
     if let Some(bits) = args.asid_bits {
         boot.set("asid_bits", bits)?;
     }

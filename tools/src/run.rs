@@ -323,10 +323,10 @@ mod tests {
         assert_eq!(boot_line("").unwrap(), "semihosting");
         assert_eq!(
             boot_line(
-                "--trace mmu --lossless --ring 64 --fork eager --asid-bits 4 --deterministic"
+                "--trace mmu --lossless --ring 64 --fork eager --amplification --asid-bits 4 --deterministic"
             )
             .unwrap(),
-            "semihosting trace=mmu lossless ring=64 fork=eager asid_bits=4 seed=1"
+            "semihosting trace=mmu lossless ring=64 fork=eager amplification asid_bits=4 seed=1"
         );
         assert_eq!(
             boot_line("--deterministic --seed 7 --append console=uart1 --append a=b").unwrap(),

@@ -18,6 +18,7 @@ fn options(format: ReportFormat) -> Options {
         top: 10,
         strict: false,
         symbols: Default::default(),
+        filter: Default::default(),
     }
 }
 

@@ -249,6 +249,12 @@ impl Frames {
         self.free.any(cpu)
     }
 
+    /// The numbers of the frames that have metadata.
+    pub fn numbers(&self) -> Range<u64> {
+        let first = u64::from(self.first);
+        first..first + self.meta.len() as u64
+    }
+
     /// Frames ever given to the allocator.
     pub fn total(&self) -> u64 {
         u64::from(self.total.load(Ordering::Relaxed))

@@ -23,6 +23,8 @@ const DIC: u32 = 1 << 3;
 const VIPT: u32 = 1 << 4;
 /// Descriptor writes, barriers and TLBIs are recorded.
 const TRACED: u32 = 1 << 5;
+/// Copied pages are compared when they go (`amplification`).
+const COMPARED: u32 = 1 << 6;
 
 static FLAGS: AtomicU32 = AtomicU32::new(0);
 static MEMORY: Once<Memory<Arch>> = Once::new();
@@ -92,6 +94,41 @@ pub fn set_traced(on: bool) {
         true => FLAGS.fetch_or(TRACED, Ordering::Relaxed),
         false => FLAGS.fetch_and(!TRACED, Ordering::Relaxed),
     };
+}
+
+/// From now on pages that are copied are compared when they go.
+pub fn set_compared() {
+    FLAGS.fetch_or(COMPARED, Ordering::Relaxed);
+}
+
+/// Copies a page, off the record.
+///
+/// # Safety
+///
+/// The caller owns `to`, and nobody writes `from`.
+pub unsafe fn keep_page(from: Frame, to: Frame) {
+    // SAFETY: two frames of RAM in the linear map; the caller's condition.
+    unsafe { copy_page(page(to), page(from)) }
+}
+
+/// How many bytes of two pages differ, and in how many lines of 64 bytes.
+///
+/// # Safety
+///
+/// Nobody writes either of them.
+pub unsafe fn differences(one: Frame, other: Frame) -> (u16, u8) {
+    // SAFETY: frames of RAM in the linear map, which is as aligned as any number; the caller's
+    // condition.
+    let [one, other] = [one, other].map(|frame| unsafe { &*page(frame).cast::<[[u64; 8]; 64]>() });
+    let (mut bytes, mut lines) = (0, 0);
+    for (one, other) in one.iter().zip(other) {
+        let words = one.iter().zip(other).map(|(one, other)| one ^ other);
+        let changed = words.flat_map(u64::to_ne_bytes).filter(|byte| *byte != 0);
+        let changed = changed.count() as u16;
+        bytes += changed;
+        lines += u8::from(changed > 0);
+    }
+    (bytes, lines)
 }
 
 /// TLBI instructions this CPU has issued since boot.
@@ -324,7 +361,9 @@ impl Mmu for Arch {
     fn copy_frame(&self, from: Frame, to: Frame) {
         // SAFETY: two frames of RAM in the linear map; the caller owns `to`.
         unsafe { copy_page(page(to), page(from)) }
-        contents(to, event::Contents::Stored);
+        if has(TRACED | COMPARED) {
+            record_copy(to);
+        }
     }
 
     fn with_frame(&self, frame: Frame, f: &mut dyn FnMut(&mut [u8; 4096])) {
@@ -387,7 +426,7 @@ impl Mmu for Arch {
 
     #[inline(always)]
     fn frame_event(&self, frame: Frame, freed: bool) {
-        if traced() {
+        if has(TRACED | COMPARED) {
             record_frame(frame, freed);
         }
     }
@@ -461,10 +500,22 @@ fn name(op: Tlbi) -> event::TlbiOp {
 #[cold]
 #[inline(never)]
 fn record_frame(frame: Frame, freed: bool) {
-    crate::trace::mmu_event(event::Event::Frame {
+    if freed && has(COMPARED) {
+        crate::trace::amplification::compare(frame);
+    }
+    record(|| event::Event::Frame {
         frame: frame.number(),
         freed,
     });
+}
+
+#[cold]
+#[inline(never)]
+fn record_copy(to: Frame) {
+    if has(COMPARED) {
+        crate::trace::amplification::keep(to);
+    }
+    contents(to, event::Contents::Stored);
 }
 
 #[inline(always)]

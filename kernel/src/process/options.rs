@@ -50,6 +50,8 @@ pub struct Options {
     pub stacks: bool,
     /// `watchdog=`: so many seconds without progress of a CPU are a hang; 0: nobody watches.
     pub watchdog: u64,
+    /// `amplification`: how much of each copied page changes.
+    pub amplification: bool,
     /// `inject=`: see `check::inject`.
     #[cfg(feature = "checks")]
     pub inject: Option<String>,
@@ -105,6 +107,7 @@ fn parse(line: &str) -> Options {
         window: None,
         stacks: true,
         watchdog: 20,
+        amplification: false,
         #[cfg(feature = "checks")]
         inject: None,
         unknown: Vec::new(),
@@ -137,6 +140,7 @@ fn parse(line: &str) -> Options {
                 &mut options.watchdog,
                 value.parse().ok().filter(|&seconds| seconds < 1 << 20),
             ),
+            "amplification" => set(&mut options.amplification, Some(true)),
             "stacks" => set(&mut options.stacks, Some(value != "off")),
             "user" => {
                 options.environment.push(value.into());

@@ -8,6 +8,7 @@
 //! The output's lock is the last in the order of locks: whoever has it takes none but that of the
 //! `Meta`s that wait. So events may be recorded, and logs written, under any other.
 
+pub mod amplification;
 pub mod meta;
 mod output;
 mod ring;
@@ -94,6 +95,10 @@ pub fn start() {
     arch::mmu::set_traced(options.level == Level::Mmu || cfg!(feature = "checks"));
     #[cfg(feature = "checks")]
     crate::check::start();
+    // What it compares, only faults explain.
+    if options.amplification && (options.level < Level::Faults || !amplification::start()) {
+        defmt::warn!("amplification: it needs trace=faults, and memory");
+    }
     if lost > 0 {
         defmt::warn!("{} log messages from before the stream were lost", lost);
     }
@@ -272,6 +277,9 @@ pub fn idle(until: u64, woken: impl Fn() -> bool) {
 
 /// Sends everything, and the end. No other CPU runs any more.
 pub fn end(code: i32) {
+    amplification::end(|| {
+        OUTPUT.lock().drain(usize::MAX, Wait::Yes);
+    });
     arch::mmu::set_traced(false);
     #[cfg(feature = "checks")]
     crate::check::end();

@@ -590,10 +590,24 @@ pub enum Event {
         /// Its number.
         tid: u32,
     },
+    /// A page that had been copied, compared with what it was then, when its frame was freed or the
+    /// machine ended (boot argument `amplification`).
+    Amplification {
+        /// Frame number, of the copy.
+        frame: u64,
+        /// False: the machine ended, and the page was still there.
+        freed: bool,
+        /// False: there was no memory to keep the page as it was, and nothing is known.
+        kept: bool,
+        /// Bytes that differ, up to 4096.
+        bytes: u16,
+        /// Lines of 64 bytes in which one differs, up to 64.
+        lines: u8,
+    },
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 29;
+pub const KINDS: usize = 30;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -628,6 +642,7 @@ impl Event {
             Event::Move { .. } => 26,
             Event::ThreadStart { .. } => 27,
             Event::ThreadExit { .. } => 28,
+            Event::Amplification { .. } => 29,
         }
     }
 }
@@ -663,4 +678,5 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "move",
     "thread-start",
     "thread-exit",
+    "amplification",
 ];

@@ -260,6 +260,21 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             port.field(pid)?;
             port.field(tid)
         }
+        Event::Amplification {
+            frame,
+            freed,
+            kept,
+            bytes,
+            lines,
+        } => {
+            port.field(freed)?;
+            port.field(kept)?;
+            port.field(bytes)?;
+            port.field(lines)?;
+            port.delta(frame, last.frame)?;
+            last.frame = *frame;
+            Ok(())
+        }
     }
 }
 
@@ -380,7 +395,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 29, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 30, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -534,6 +549,13 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             by: 0,
         },
         28 => Event::ThreadExit { pid: 0, tid: 0 },
+        29 => Event::Amplification {
+            frame: 0,
+            freed: false,
+            kept: false,
+            bytes: 0,
+            lines: 0,
+        },
         _ => return None,
     })
 }

@@ -395,7 +395,8 @@ impl Machine {
             | Event::Ttbr0 { .. }
             | Event::Frame { .. }
             | Event::Contents { .. }
-            | Event::KernelPage { .. } => {}
+            | Event::KernelPage { .. }
+            | Event::Amplification { .. } => {}
         }
         Change::default()
     }

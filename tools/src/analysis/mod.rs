@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod descriptor;
+pub mod footprint;
 pub mod fork;
 pub mod frames;
 mod layout;

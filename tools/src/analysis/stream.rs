@@ -47,6 +47,8 @@ pub struct About {
     pub boot_nonce: u64,
     /// The boot arguments.
     pub bootargs: String,
+    /// Whether copied pages are compared when they go.
+    pub amplification: bool,
 }
 
 impl About {
@@ -73,6 +75,11 @@ impl About {
             fork: mode_name(hello.fork),
             boot_nonce: hello.boot_nonce,
             bootargs: hello.bootargs.to_owned(),
+            amplification: {
+                let mut words = hello.bootargs.split_ascii_whitespace();
+                let mut own = words.by_ref().take_while(|word| *word != "--");
+                own.any(|word| word == "amplification")
+            },
         }
     }
 }
@@ -249,48 +256,85 @@ impl std::error::Error for Incompatible {}
 /// # Errors
 /// When reading fails, or when the input holds no readable frame ([`Incompatible`] inside).
 pub fn read(input: &mut dyn Read, observer: &mut impl Observer) -> io::Result<State> {
-    let mut reader = Reader {
-        state: State::default(),
-        expected: None,
-        first: true,
-        damaged: false,
-    };
-    let mut deframer = Deframer::new();
+    let mut stream = Stream::new();
     let mut chunk = vec![0; 256 * 1024];
-    let mut other_major = None;
-    let mut more = true;
-    while more {
+    while observer.wants_more() {
         let len = match input.read(&mut chunk) {
             Ok(0) => break,
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let mut bytes = &chunk[..len];
-        while let Some(item) = deframer.next(&mut bytes) {
-            reader.item(&item, observer, &mut other_major);
+        stream.take(&chunk[..len], observer);
+    }
+    stream.finish(observer)
+}
+
+/// A trace that comes piece by piece.
+pub struct Stream {
+    reader: Reader,
+    deframer: Deframer,
+    other_major: Option<u8>,
+}
+
+impl Stream {
+    /// Before the first byte.
+    pub fn new() -> Stream {
+        Stream {
+            reader: Reader {
+                state: State::default(),
+                expected: None,
+                first: true,
+                damaged: false,
+            },
+            deframer: Deframer::new(),
+            other_major: None,
         }
-        reader.state.losses.count(deframer.counts());
-        reader.state.bytes = deframer.counts().bytes;
-        more = observer.wants_more();
     }
-    while let Some(item) = deframer.finish() {
-        reader.item(&item, observer, &mut other_major);
+
+    /// The next bytes.
+    pub fn take(&mut self, mut bytes: &[u8], observer: &mut impl Observer) {
+        while let Some(item) = self.deframer.next(&mut bytes) {
+            self.reader.item(&item, observer, &mut self.other_major);
+        }
+        self.reader.state.losses.count(self.deframer.counts());
+        self.reader.state.bytes = self.deframer.counts().bytes;
     }
-    let mut state = reader.state;
-    state.losses.count(deframer.counts());
-    state.bytes = deframer.counts().bytes;
-    if state.frames == 0 {
-        let error = match other_major {
-            Some(major) => Incompatible::Major(major),
-            None => Incompatible::NoFrame(state.bytes),
-        };
-        return Err(io::Error::new(ErrorKind::InvalidData, error));
+
+    /// What is known so far.
+    pub fn state(&self) -> &State {
+        &self.reader.state
     }
-    state.machine.finish();
-    state.losses.no_end = more && state.ended.is_none();
-    state.sum_up();
-    Ok(state)
+
+    /// There is no more, or nobody wants it.
+    ///
+    /// # Errors
+    /// [`Incompatible`], if there was no readable frame.
+    pub fn finish(mut self, observer: &mut impl Observer) -> io::Result<State> {
+        while let Some(item) = self.deframer.finish() {
+            self.reader.item(&item, observer, &mut self.other_major);
+        }
+        let mut state = self.reader.state;
+        state.losses.count(self.deframer.counts());
+        state.bytes = self.deframer.counts().bytes;
+        if state.frames == 0 {
+            let error = match self.other_major {
+                Some(major) => Incompatible::Major(major),
+                None => Incompatible::NoFrame(state.bytes),
+            };
+            return Err(io::Error::new(ErrorKind::InvalidData, error));
+        }
+        state.machine.finish();
+        state.losses.no_end = observer.wants_more() && state.ended.is_none();
+        state.sum_up();
+        Ok(state)
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 struct Reader {

@@ -19,6 +19,7 @@ use crate::interrupt;
 use crate::progress::Progress;
 use crate::report;
 use crate::report::args::{ReportFormat, SymbolArgs};
+use crate::report::filter::FilterArgs;
 
 pub use output::Output;
 pub use shower::{LogLevel, Shower};
@@ -112,6 +113,7 @@ pub fn report(trace: &Path, symbols: &SymbolArgs, story: bool, out: &mut dyn Wri
         top: TOP,
         strict: false,
         symbols: symbols.search_path(),
+        filter: FilterArgs::default(),
     };
     let mut file = File::open(trace).with_context(|| format!("cannot read {}", trace.display()))?;
     report::run_to(&mut file, &options, out)

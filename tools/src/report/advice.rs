@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 use wire::event::ForkMode;
 
-use super::lines::Line;
+use super::lines::{Changed, Line};
 use super::place::Place;
 use super::text::{bytes, count, plural};
 use crate::analysis::descriptor::PAGE_SIZE;
@@ -19,10 +19,14 @@ const MOST: usize = 5;
 /// What costs less than this part of all stalls is not worth a reader's time.
 const WORTH: u64 = 100;
 
+/// So many pages are not just the top of a stack.
+const SEVERAL: u64 = 4;
+
 /// Something that cost much.
 #[derive(Clone, Debug, Serialize)]
 pub struct Advice {
-    /// What kind: `fork-then-exec`, `copies` or `classic-fork`.
+    /// What kind: `fork-then-exec`, `classic-fork`, `eager-fork`, `amplification`, `same-in-each-child`
+    /// or `copies`.
     pub kind: &'static str,
     /// What it cost, and could have been saved at most.
     pub cycles: u64,
@@ -72,7 +76,8 @@ pub fn advice(machine: &Machine, lines: &[Line], symbols: &mut Symbols) -> Vec<A
         place.resolve(machine, symbols);
         found.push(kind.advice(&site, place, machine));
     }
-    found.extend(copies(lines));
+    let compared = lines.iter().any(|line| line.changed.pages > 0);
+    found.extend(copies(lines, compared));
     let all = machine.ended.iter().chain(machine.processes.values());
     let stall: u64 = all.map(|process| process.activity.stall()).sum();
     found.retain(|advice| advice.cycles > 0 && advice.cycles >= stall / WORTH);
@@ -85,6 +90,7 @@ pub fn advice(machine: &Machine, lines: &[Line], symbols: &mut Symbols) -> Vec<A
 enum Kind {
     ForkThenExec,
     Classic,
+    Eager,
 }
 
 impl Kind {
@@ -93,6 +99,7 @@ impl Kind {
             (ForkMode::Vfork, _) => None,
             (_, Some(Parting::Exec(_))) => Some(Kind::ForkThenExec),
             (ForkMode::Classic, _) => Some(Kind::Classic),
+            (ForkMode::Eager, _) => Some(Kind::Eager),
             _ => None,
         }
     }
@@ -136,6 +143,17 @@ impl Kind {
                     .to_owned(),
                 place,
             },
+            Kind::Eager => Advice {
+                kind: "eager-fork",
+                cycles: site.fork_cycles,
+                what: format!(
+                    "{times} copied {} at once: {} cycles",
+                    plural(site.pages, "page"),
+                    count(site.fork_cycles)
+                ),
+                instead: "copy-on-write (--fork shared), which copies what is written".to_owned(),
+                place,
+            },
         }
     }
 }
@@ -156,26 +174,98 @@ fn sites(machine: &Machine) -> Vec<(Kind, Site)> {
         .collect()
 }
 
-/// The lines that copied most.
-fn copies(lines: &[Line]) -> Vec<Advice> {
+/// The lines that copied most. `compared`: the kernel compared copied pages when they went.
+fn copies(lines: &[Line], compared: bool) -> Vec<Advice> {
     let all: u64 = lines.iter().map(|line| line.copies.count).sum();
     let copied = lines.iter().filter(|line| line.copies.count > 0);
-    let advice = copied.map(|line| {
-        let copies = line.copies;
-        Advice {
-            kind: "copies",
-            cycles: copies.cycles,
-            what: format!(
-                "copied {} ({}) that a fork had shared: {} % of all copies, {} cycles each",
-                plural(copies.count, "page"),
-                bytes(copies.count * PAGE_SIZE),
-                copies.count * 100 / all.max(1),
-                copies.mean().map(count).unwrap_or_default()
-            ),
-            instead: "fork before it is made, or keep what is written together on few pages"
-                .to_owned(),
-            place: line.place.clone(),
-        }
+    let advice = copied.enumerate().map(|(index, line)| {
+        // Said once.
+        let hint = !compared && index == 0;
+        amplified(line)
+            .or_else(|| repeated(line))
+            .unwrap_or_else(|| plain(line, all, hint))
     });
     advice.collect()
+}
+
+/// Little of what was copied has changed.
+fn amplified(line: &Line) -> Option<Advice> {
+    let changed = line.changed;
+    let needed = changed.pages_needed();
+    if changed.pages == 0 || needed * 2 > changed.pages {
+        return None;
+    }
+    let part = changed.bytes as f64 * 100.0 / (changed.pages * PAGE_SIZE) as f64;
+    let cycles = u128::from(line.copies.cycles) * u128::from(changed.pages - needed)
+        / u128::from(changed.pages);
+    let still = match changed.unchanged {
+        0 => String::new(),
+        unchanged => format!("; {} as before", count(unchanged)),
+    };
+    Some(Advice {
+        kind: "amplification",
+        cycles: cycles as u64,
+        what: format!(
+            "of {} copied ({}), {} in {} of {} bytes had changed in the end: {part:.2} %{still}",
+            plural(changed.pages, "page"),
+            bytes(changed.pages * PAGE_SIZE),
+            plural(changed.bytes, "byte"),
+            plural(changed.lines, "line"),
+            Changed::LINE,
+        ),
+        instead: match needed {
+            0 => "nothing was to be written: leave it alone in the child".to_owned(),
+            _ => format!(
+                "keep what it writes apart from what is only read: it fits on {}",
+                plural(needed, "page")
+            ),
+        },
+        place: line.place.clone(),
+    })
+}
+
+/// Several processes have copied the same pages, and more than those of a stack.
+fn repeated(line: &Line) -> Option<Advice> {
+    let (pages, processes) = (line.pages.len() as u64, line.spaces.len() as u64);
+    if pages < SEVERAL || processes < 2 || line.copies.count < pages * 2 {
+        return None;
+    }
+    Some(Advice {
+        kind: "same-in-each-child",
+        cycles: line.copies.cycles,
+        what: format!(
+            "{processes} processes copied the same {}: {}, {} cycles",
+            plural(pages, "page"),
+            plural(line.copies.count, "copy"),
+            count(line.copies.cycles)
+        ),
+        instead: "do it once before the fork: all then share the result".to_owned(),
+        place: line.place.clone(),
+    })
+}
+
+fn plain(line: &Line, all: u64, hint: bool) -> Advice {
+    let copies = line.copies;
+    let made = line.made.as_ref().filter(|made| made.source.is_some());
+    let earlier = match made {
+        Some(made) => format!("fork before {} makes the pages", made.text()),
+        None => "fork before the pages are made".to_owned(),
+    };
+    let hint = match hint {
+        true => " (run --amplification tells how much of each changes)",
+        false => "",
+    };
+    Advice {
+        kind: "copies",
+        cycles: copies.cycles,
+        what: format!(
+            "copied {} ({}) that a fork had shared: {} % of all copies, {} cycles each",
+            plural(copies.count, "page"),
+            bytes(copies.count * PAGE_SIZE),
+            copies.count * 100 / all.max(1),
+            copies.mean().map(count).unwrap_or_default()
+        ),
+        instead: format!("{earlier}, or keep what is written together on few pages{hint}"),
+        place: line.place.clone(),
+    }
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use wire::event::Outcome;
 
 use super::filter::FilterArgs;
+use super::memory::At;
 use crate::analysis::symbols::SearchPath;
 use crate::setup::debian;
 
@@ -116,6 +117,14 @@ pub struct ReportArgs {
     #[command(flatten)]
     pub symbols: SymbolArgs,
 
+    /// Which faults, in what is told of source lines and of when they were; and which processes.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+
+    /// Go on as the trace is written by somebody else, to its end or to Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+
     /// Begin with the story: evidence for each step of copy-on-write, as far as the trace has it
     #[arg(long)]
     pub story: bool,
@@ -167,6 +176,31 @@ pub struct ExplainArgs {
     /// Where the ELF files are.
     #[command(flatten)]
     pub symbols: SymbolArgs,
+
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub format: ReportFormat,
+}
+
+/// `memory`: RSS, PSS and USS of each process at any moment.
+#[derive(Args, Clone, Debug)]
+pub struct MemoryArgs {
+    /// The trace.
+    #[command(flatten)]
+    pub input: InputArgs,
+
+    /// When: a time after the first event (5ms), `peak` (when most frames were in use, within a
+    /// sixteenth) or `end`; may be repeated
+    #[arg(long, value_name = "TIME", value_delimiter = ',', default_value = "peak", value_parser = parse_at)]
+    pub at: Vec<At>,
+
+    /// Only of these processes (may be repeated)
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+
+    /// By mapping, too
+    #[arg(long)]
+    pub mappings: bool,
 
     /// Output format
     #[arg(long, value_enum, default_value_t)]
@@ -251,6 +285,14 @@ fn parse_time(text: &str) -> Result<u64, String> {
 pub(super) fn parse_times(text: &str) -> Result<Range<u64>, String> {
     let none = || Err("not a range of times: 1s-2s, 1s+5ms, 5s-".to_owned());
     parse_range(text, parse_time).unwrap_or_else(none)
+}
+
+fn parse_at(text: &str) -> Result<At, String> {
+    match text {
+        "peak" => Ok(At::Peak),
+        "end" => Ok(At::End),
+        time => parse_time(time).map(At::Time),
+    }
 }
 
 fn parse_page(text: &str) -> Result<(u32, u64), String> {

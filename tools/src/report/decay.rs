@@ -18,16 +18,40 @@ pub const SPARK: usize = 8;
 
 /// When how many pages had been written since the fork.
 #[derive(Clone, Debug)]
-struct Curve {
+pub(super) struct Curve {
     points: Vec<(u64, u32)>,
     broken: u32,
+    /// When the last of them was.
+    last: u64,
     /// A point is kept for so many pages.
     step: u32,
 }
 
+impl Default for Curve {
+    fn default() -> Self {
+        Curve {
+            points: Vec::new(),
+            broken: 0,
+            last: 0,
+            step: 1,
+        }
+    }
+}
+
 impl Curve {
-    fn add(&mut self, time: u64) {
+    /// The points that were kept: a time, and how many there were until then.
+    pub(super) fn points(&self) -> &[(u64, u32)] {
+        &self.points
+    }
+
+    /// The last one, kept or not.
+    pub(super) fn last(&self) -> (u64, u32) {
+        (self.last, self.broken)
+    }
+
+    pub(super) fn add(&mut self, time: u64) {
         self.broken += 1;
+        self.last = time;
         if !self.broken.is_multiple_of(self.step) {
             return;
         }
@@ -81,11 +105,7 @@ impl Observer for Decay {
         if change.fork == 0 {
             return;
         }
-        let curve = self.curves.entry(change.fork).or_insert(Curve {
-            points: Vec::new(),
-            broken: 0,
-            step: 1,
-        });
+        let curve = self.curves.entry(change.fork).or_default();
         curve.add(record.time);
         if self.curves.len() > FORKS_MAX {
             self.curves.pop_first();
@@ -97,9 +117,17 @@ impl Observer for Decay {
     }
 }
 
+const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Numbers as a line of blocks; the highest is the largest.
+pub fn bars(numbers: &[u32]) -> String {
+    let most = u64::from(numbers.iter().copied().max().unwrap_or(0).max(1));
+    let block = |number: &u32| BLOCKS[(u64::from(*number) * 8).div_ceil(most) as usize % 9];
+    numbers.iter().map(block).collect()
+}
+
 /// The curve as a line of blocks, from the fork to the last point, and how much was left, in percent.
 pub fn sparkline(points: &[Point]) -> Option<(String, u32)> {
-    const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let (&(_, all), &(end, left)) = (points.first()?, points.last()?);
     if all == 0 || end == 0 {
         return None;
@@ -121,11 +149,7 @@ mod tests {
 
     #[test]
     fn a_long_curve_keeps_its_beginning() {
-        let mut curve = Curve {
-            points: Vec::new(),
-            broken: 0,
-            step: 1,
-        };
+        let mut curve = Curve::default();
         (1..=100_000).for_each(|time| curve.add(time));
         assert!(curve.points.len() <= POINTS_MAX && curve.points.len() > POINTS_MAX / 3);
         for (number, (time, broken)) in (1u64..).zip(&curve.points) {

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use clap::Args;
-use wire::event::{Backing, Fault, Outcome, Record};
+use wire::Item;
+use wire::event::{Backing, Event, Fault, Outcome, Record};
 
 use super::args::{parse_addresses, parse_outcome, parse_times};
 use super::place::Place;
 use super::story::region_name;
-use crate::analysis::machine::Machine;
-use crate::analysis::stream::State;
+use crate::analysis::machine::{Change, Machine};
+use crate::analysis::stream::{Observer, State};
 use crate::analysis::symbols::{Symbols, short_name};
 
 /// Options that choose faults; those that are not given choose all.
@@ -76,6 +77,31 @@ impl<'a> Filter<'a> {
             .saturating_sub(self.start.unwrap_or(record.time))
     }
 
+    /// Whether all are meant.
+    pub fn is_all(&self) -> bool {
+        let FilterArgs {
+            pid,
+            tid,
+            outcome,
+            addr,
+            mapping,
+            function,
+            time,
+        } = self.args;
+        pid.is_empty()
+            && tid.is_empty()
+            && outcome.is_empty()
+            && addr.is_none()
+            && mapping.is_empty()
+            && function.is_empty()
+            && time.is_none()
+    }
+
+    /// Whether a process is meant.
+    pub fn wants_process(&self, pid: u32) -> bool {
+        self.args.pid.is_empty() || self.args.pid.contains(&pid)
+    }
+
     /// Whether a fault that the machine has just gone through is meant.
     pub fn wants(
         &self,
@@ -128,6 +154,55 @@ impl<'a> Filter<'a> {
             let mut wanted = self.args.function.iter();
             wanted.any(|name| *name == frame.function || *name == short || *name == own)
         })
+    }
+}
+
+/// An observer that is told of the faults that are meant, and of everything else.
+pub struct Chosen<'a, O> {
+    filter: Filter<'a>,
+    symbols: &'a mut Symbols,
+    /// It.
+    pub observer: O,
+}
+
+impl<'a, O> Chosen<'a, O> {
+    /// `symbols`: for what is chosen by function.
+    pub fn new(filter: Filter<'a>, symbols: &'a mut Symbols, observer: O) -> Self {
+        Chosen {
+            filter,
+            symbols,
+            observer,
+        }
+    }
+}
+
+impl<O: Observer> Observer for Chosen<'_, O> {
+    fn item(&mut self, item: &Item<'_>, state: &State) {
+        self.observer.item(item, state);
+    }
+
+    fn before(&mut self, state: &State, cpu: u8, record: &Record) {
+        self.observer.before(state, cpu, record);
+    }
+
+    fn after(&mut self, state: &State, cpu: u8, record: &Record, change: &Change) {
+        self.filter.see(record);
+        if let Event::Fault(fault) = &record.event
+            && !self.filter.is_all()
+            && !self.filter.wants(state, record, fault, self.symbols)
+        {
+            return;
+        }
+        self.observer.after(state, cpu, record, change);
+    }
+
+    fn restart(&mut self) {
+        self.filter.restart();
+        self.observer.restart();
+    }
+
+    fn wants_more(&self) -> bool {
+        self.observer.wants_more()
     }
 }
 

@@ -6,14 +6,17 @@
 mod advice;
 pub mod args;
 mod costs;
-mod decay;
+pub(crate) mod decay;
 pub mod diff;
 mod dump;
 mod explain;
 pub(crate) mod faults;
 pub mod filter;
-mod lines;
+pub mod follow;
+pub(crate) mod lines;
+pub(crate) mod memory;
 mod parquet;
+mod phases;
 pub(crate) mod place;
 mod row;
 mod story;
@@ -27,7 +30,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, ReportArgs, ReportFormat};
+use args::{DumpArgs, ExplainArgs, FaultsArgs, InputArgs, MemoryArgs, ReportArgs, ReportFormat};
 
 use wire::event::Record;
 
@@ -35,7 +38,7 @@ use crate::analysis::machine::Change;
 use crate::analysis::stream::{self, Incompatible, State};
 use crate::analysis::symbols::{SearchPath, Symbols};
 use crate::exit::{self, Exit};
-use filter::Filter;
+use filter::{Chosen, Filter, FilterArgs};
 
 /// What a report should hold.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct Options {
     pub strict: bool,
     /// Where programs' ELF files are.
     pub symbols: SearchPath,
+    /// Which faults and processes.
+    pub filter: FilterArgs,
 }
 
 /// What a report is made of, on the way through a trace.
@@ -57,6 +62,7 @@ pub struct Options {
 pub(crate) struct Parts {
     lines: lines::Lines,
     decay: decay::Decay,
+    copies: phases::Copies,
 }
 
 impl Parts {
@@ -66,9 +72,9 @@ impl Parts {
         state: &State,
         symbols: &mut Symbols,
         top: usize,
+        filter: &Filter<'_>,
     ) -> anyhow::Result<serde_json::Value> {
-        let (lines, _) = self.lines.finish(&state.machine, symbols);
-        let report = summary::report(state, None, lines, &self.decay, symbols, top);
+        let report = summary::report(state, None, self, symbols, top, filter);
         let mut value = serde_json::to_value(&report)?;
         let loss = summary_text::loss_line(&report.losses, report.frames, report.events);
         value["loss_line"] = anstream::adapter::strip_str(&loss).to_string().into();
@@ -80,6 +86,7 @@ impl stream::Observer for Parts {
     fn after(&mut self, state: &State, cpu: u8, record: &Record, change: &Change) {
         self.lines.after(state, cpu, record, change);
         self.decay.after(state, cpu, record, change);
+        self.copies.after(state, cpu, record, change);
     }
 
     fn restart(&mut self) {
@@ -92,21 +99,32 @@ impl stream::Observer for Parts {
 /// # Errors
 /// When reading or writing fails, or the input is [`Incompatible`].
 pub fn run_to(input: &mut dyn Read, options: &Options, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let mut observers = (
-        (story::Story::default(), lines::Lines::default()),
-        decay::Decay::default(),
-    );
-    let state = stream::read(input, &mut observers)?;
-    let ((story, lines), decay) = observers;
+    write_report(options, out, |observer| stream::read(input, observer))
+}
+
+/// What looks at a trace for a report.
+type ForReport<'a> = (story::Story, Chosen<'a, Parts>);
+
+fn write_report(
+    options: &Options,
+    out: &mut dyn Write,
+    read: impl FnOnce(&mut ForReport<'_>) -> io::Result<State>,
+) -> anyhow::Result<u8> {
+    let filter = || Filter::new(&options.filter);
+    // Two of them, as one is in use while the trace is read.
+    let mut chosen_by = Symbols::new(options.symbols.clone());
+    let parts = Chosen::new(filter(), &mut chosen_by, Parts::default());
+    let mut observers = (story::Story::default(), parts);
+    let state = read(&mut observers)?;
+    let (story, parts) = (observers.0, observers.1.observer);
     let mut symbols = Symbols::new(options.symbols.clone());
-    let (lines, _) = lines.finish(&state.machine, &mut symbols);
     let evidence = options
         .story
         .then(|| story.finish(&state.machine, &mut symbols));
     let steps = evidence
         .as_ref()
         .map(|evidence| (story_text::steps(evidence, &state), evidence));
-    let report = summary::report(&state, steps, lines, &decay, &mut symbols, options.top);
+    let report = summary::report(&state, steps, parts, &mut symbols, options.top, &filter());
     match options.format {
         ReportFormat::Text => {
             out.write_all(summary_text::render(&report, options.top).as_bytes())?
@@ -187,7 +205,15 @@ impl ReportArgs {
             top: self.top,
             strict: self.input.strict,
             symbols: self.symbols.search_path(),
+            filter: self.filter.clone(),
         };
+        let path = self.input.path()?;
+        if self.follow && path != Path::new("-") {
+            let mut out = anstream::AutoStream::auto(io::stdout().lock());
+            let read = |observer: &mut ForReport<'_>| follow::read(&path, observer);
+            let result = write_report(&options, &mut out, read);
+            return finish(result.with_context(|| path.display().to_string()));
+        }
         with_input(&self.input, |input| {
             let mut out = anstream::AutoStream::auto(io::stdout().lock());
             run_to(input, &options, &mut out)
@@ -282,6 +308,54 @@ impl ExplainArgs {
         if !known {
             anyhow::bail!(exit::usage(format!("no process {pid} in the trace")));
         }
+        Ok(code(&state, self.input.strict, false))
+    }
+}
+
+impl MemoryArgs {
+    /// `memory`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn run(&self) -> anyhow::Result<u8> {
+        with_input(&self.input, |input| {
+            let mut out = anstream::AutoStream::auto(io::stdout().lock());
+            self.run_to(input, &mut out)
+        })
+    }
+
+    /// The same, to any output.
+    ///
+    /// # Errors
+    /// When reading or writing fails, or the input is [`Incompatible`].
+    pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
+        let mut memory = memory::Memory::new(self.at.clone());
+        let state = stream::read(input, &mut memory)?;
+        let mut moments = memory.finish(&state);
+        match self.format {
+            ReportFormat::Text => {
+                let text = memory::render(&moments, &self.pid, self.mappings, &state);
+                out.write_all(text.as_bytes())?;
+                let events = state.machine.events.iter().sum();
+                let line = summary_text::loss_line(&state.losses, state.frames, events);
+                writeln!(out, "{line}")?;
+            }
+            ReportFormat::Json => {
+                for moment in &mut moments {
+                    let wanted = |pid| self.pid.is_empty() || self.pid.contains(&pid);
+                    moment.processes.retain(|usage| wanted(usage.pid));
+                }
+                let value = serde_json::json!({
+                    "schema_version": summary::SCHEMA_VERSION,
+                    "page_bytes": crate::analysis::descriptor::PAGE_SIZE,
+                    "moments": moments,
+                    "losses": state.losses,
+                });
+                serde_json::to_writer_pretty(&mut *out, &value)?;
+                writeln!(out)?;
+            }
+        }
+        out.flush()?;
         Ok(code(&state, self.input.strict, false))
     }
 }

@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use wire::event::Outcome;
 
 use super::advice::{Advice, advice};
-use super::decay::{Decay, Point};
-use super::lines::Line;
+use super::decay::Point;
+use super::filter::Filter;
+use super::lines::{Amplification, Line};
+use super::phases::Phases;
 use super::place::{Place, program_name};
 use super::story::Evidence;
 use super::story_text::Step;
-use super::text;
+use super::{Parts, text};
 use crate::analysis::check::{Finding, Subject, Tally};
 use crate::analysis::fork::{Fork, Parting, Writes};
 use crate::analysis::loss::Losses;
@@ -59,6 +61,10 @@ pub struct Report {
     pub advice: Vec<Advice>,
     /// Lines that break sharing, the most expensive first.
     pub lines: Vec<Line>,
+    /// How much of copied pages had changed in the end, if the kernel compared them.
+    pub amplification: Option<Amplification>,
+    /// When processes copied, by who copied most.
+    pub phases: Vec<Phases>,
     /// Comparisons with the kernel, by subject.
     pub checks: Vec<(Subject, Tally)>,
     /// The first that differ.
@@ -289,12 +295,19 @@ impl ForkReport {
 pub fn report(
     state: &State,
     story: Option<(Vec<Step>, &Evidence)>,
-    lines: Vec<Line>,
-    decay: &Decay,
+    parts: Parts,
     symbols: &mut Symbols,
     top: usize,
+    filter: &Filter<'_>,
 ) -> Report {
     let machine = &state.machine;
+    let Parts {
+        lines,
+        decay,
+        copies,
+    } = parts;
+    let amplification = lines.amplification();
+    let (lines, _) = lines.finish(machine, symbols);
     let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
     let (start, end) = machine.period.unwrap_or_default();
     let seconds = |time: u64| time.saturating_sub(start) as f64 / hz as f64;
@@ -302,13 +315,22 @@ pub fn report(
         .ended
         .iter()
         .chain(machine.processes.values())
+        .filter(|process| filter.wants_process(process.pid))
         .collect();
     known.sort_by_key(|process| (process.pid, process.started));
+    let period = machine.period.unwrap_or_default();
+    let phases = known.iter().filter_map(|known| copies.of(known, period));
+    let mut phases: Vec<Phases> = phases.collect();
+    phases.sort_by_key(|phases| (std::cmp::Reverse(phases.all()), phases.pid));
+    phases.truncate(top);
     let processes = known
         .into_iter()
         .map(|process| process_report(machine, process, symbols, &seconds))
         .collect();
-    let mut forks: Vec<&Fork> = machine.forks.iter().collect();
+    let of_wanted = |fork: &&Fork| {
+        filter.wants_process(fork.event.parent) || filter.wants_process(fork.event.child)
+    };
+    let mut forks: Vec<&Fork> = machine.forks.iter().filter(of_wanted).collect();
     forks.sort_by_key(|fork| {
         std::cmp::Reverse(u64::from(fork.event.cost) + fork.debt().total().cycles)
     });
@@ -371,6 +393,8 @@ pub fn report(
         fork_count: machine.forks.count(),
         advice: advice(machine, &lines, symbols),
         lines: lines.into_iter().take(top).collect(),
+        amplification,
+        phases,
         checks: Subject::ALL
             .map(|subject| (subject, machine.checks.tally(subject)))
             .to_vec(),

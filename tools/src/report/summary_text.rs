@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use wire::event::{KIND_NAMES, Outcome};
 
-use super::decay::sparkline;
+use super::decay::{bars, sparkline};
+use super::lines::Changed;
 use super::story_text;
 use super::summary::{ActivityReport, ForkReport, ProcessReport, Report};
 use super::text::{
@@ -14,6 +15,10 @@ use crate::analysis::loss::Losses;
 
 /// Findings listed in full.
 const FINDINGS_MAX: usize = 10;
+/// Columns of a terminal that is not too narrow.
+const WIDTH: usize = 100;
+/// Processes whose copies are shown over time.
+const PHASES_MAX: usize = 6;
 
 /// The whole report.
 pub fn render(report: &Report, top: usize) -> String {
@@ -28,6 +33,7 @@ pub fn render(report: &Report, top: usize) -> String {
     forks(&mut text, report);
     lines(&mut text, report);
     locks(&mut text, report, top);
+    phases(&mut text, report);
     if report.story.is_none()
         && let Some(costs) = &report.costs
     {
@@ -156,11 +162,31 @@ fn advice(text: &mut String, report: &Report) {
             "{}. {}\n   {}\n   {} {}",
             number + 1,
             advice.place.text(),
-            advice.what,
+            wrapped(&advice.what, 3),
             styled(DIM, "instead:"),
-            advice.instead
+            wrapped(&advice.instead, 12)
         );
     }
+}
+
+/// The text in lines of at most [`WIDTH`] columns, of which the first begins at column `indent` and the
+/// others are indented as far.
+fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines = String::new();
+    let mut column = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > WIDTH {
+            let _ = write!(lines, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
 }
 
 const ZERO: [Outcome; 4] = [
@@ -323,27 +349,100 @@ fn lines(text: &mut String, report: &Report) {
     if report.lines.is_empty() {
         return;
     }
-    let heading = [
-        "copies",
-        "reuses",
-        "cycles",
-        "each",
-        "line that broke sharing",
-    ];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let compared = report.amplification.is_some();
+    let mut heading = vec!["copies", "reuses", "cycles", "each"];
+    if compared {
+        heading.push("changed");
+    }
+    heading.push("line that broke sharing");
+    let place = heading.len() - 1;
+    let mut rows: Vec<Vec<String>> = vec![heading.into_iter().map(str::to_owned).collect()];
     for line in &report.lines {
-        let mut all = line.copies;
-        all.merge(&line.reuses);
-        rows.push(vec![
+        let all = line.total();
+        let mut row = vec![
             count(line.copies.count),
             count(line.reuses.count),
             count(all.cycles),
             all.mean().map(count).unwrap_or_default(),
-            line.place.text(),
-        ]);
+        ];
+        if compared {
+            row.push(changed(&line.changed));
+        }
+        row.push(line.place.text());
+        rows.push(row);
     }
     let _ = writeln!(text, "\n{HEAD}Who breaks copy-on-write{HEAD:#}");
-    text.push_str(&table(&rows, &[4], ""));
+    text.push_str(&table(&rows, &[place], ""));
+    let Some(all) = report.amplification else {
+        return;
+    };
+    let legend =
+        "changed: of each copied page, bytes that differed when it was freed or at the end";
+    let _ = writeln!(text, "{}", styled(DIM, legend));
+    for (what, changed) in [
+        ("by writes after a fork", all.writes),
+        ("of files", all.files),
+        ("by eager forks", all.others),
+    ] {
+        if changed.pages + changed.unknown == 0 {
+            continue;
+        }
+        let pages = changed.pages.max(1) as f64;
+        let mut sentence = format!(
+            "{} copied {what}: {:.1} bytes of each had changed, in {:.1} of 64 lines; {} not at all",
+            plural(changed.pages, "page"),
+            changed.bytes as f64 / pages,
+            changed.lines as f64 / pages,
+            count(changed.unchanged)
+        );
+        if changed.unknown > 0 {
+            let unknown = plural(changed.unknown, "page");
+            let _ = write!(sentence, "; {unknown} not compared, for want of memory");
+        }
+        let _ = writeln!(text, "{}", wrapped(&sentence, 0));
+    }
+}
+
+/// Bytes of a copied page that changed, on average.
+fn changed(changed: &Changed) -> String {
+    match changed.pages {
+        0 => String::new(),
+        pages => format!("{:.1} B", changed.bytes as f64 / pages as f64),
+    }
+}
+
+/// When processes broke sharing.
+fn phases(text: &mut String, report: &Report) {
+    if report.phases.is_empty() {
+        return;
+    }
+    let heading = [
+        "pid",
+        "name",
+        "copies",
+        "start",
+        "steady",
+        "exit",
+        "over its life",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for phases in report.phases.iter().take(PHASES_MAX) {
+        let mut processes = report.processes.iter();
+        let process = processes.find(|process| process.pid == phases.pid);
+        let mut row = vec![
+            phases.pid.to_string(),
+            process.map_or(String::new(), |process| process.name.clone()),
+            count(phases.all()),
+        ];
+        row.extend(phases.start_steady_exit().map(count));
+        row.push(bars(&phases.copies));
+        rows.push(row);
+    }
+    let _ = writeln!(
+        text,
+        "\n{HEAD}When they copied{HEAD:#} (first tenth of a life, in between, last tenth)"
+    );
+    text.push_str(&table(&rows, &[1, 6], ""));
 }
 
 /// Where CPUs waited for each other.

@@ -98,6 +98,9 @@ pub struct HtmlArgs {
     /// Where the ELF files are.
     #[command(flatten)]
     pub symbols: SymbolArgs,
+    /// Which faults.
+    #[command(flatten)]
+    pub filter: FilterArgs,
     /// Where it goes.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -17,7 +17,7 @@ use crate::analysis::stream::{self, State};
 use crate::analysis::symbols::Symbols;
 use crate::report::args::ListFormat;
 use crate::report::faults::{self, Lister};
-use crate::report::filter::Filter;
+use crate::report::filter::{Chosen, Filter};
 use crate::report::{self, filter::FilterArgs};
 use crate::report::{code, warn, with_input, with_trace};
 
@@ -126,18 +126,22 @@ impl HtmlArgs {
                 outcome: vec![Outcome::CowCopy, Outcome::TableUnshare],
                 ..FilterArgs::default()
             };
-            let mut symbols = Symbols::new(self.symbols.search_path());
+            let path = self.symbols.search_path();
+            let mut symbols = Symbols::new(path.clone());
+            let mut chosen_by = Symbols::new(path);
+            let filter = || Filter::new(&self.filter);
             let flame = Flame::new(Filter::new(&copies), Weight::Count, &mut symbols);
-            let mut observers = (flame, (report::Parts::default(), Collector::default()));
+            let collectors = (flame, (report::Parts::default(), Collector::default()));
+            let mut observers = Chosen::new(filter(), &mut chosen_by, collectors);
             let state = stream::read(input, &mut observers)?;
-            let (flame, (parts, page)) = observers;
+            let (flame, (parts, page)) = observers.observer;
             let stacks = flame.finish(&state.machine, false);
             let mut picture = Vec::new();
             if !stacks.is_empty() {
                 flame::svg(None, &stacks, Weight::Count, &mut picture)?;
             }
             let flame = (!picture.is_empty()).then_some(&picture[..]);
-            let report = parts.json(&state, &mut symbols, self.top)?;
+            let report = parts.json(&state, &mut symbols, self.top, &filter())?;
             page.write(&state, &mut symbols, report, flame, &mut out)?;
             out.keep()?;
             warn(&state, &symbols);

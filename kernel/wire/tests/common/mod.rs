@@ -399,6 +399,13 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
         }),
         27 => fields!(Event::ThreadStart { pid, tid, by }),
         28 => fields!(Event::ThreadExit { pid, tid }),
+        29 => Event::Amplification {
+            frame: next(),
+            freed: numbers[1] & 1 == 1,
+            kept: numbers[1] & 2 == 2,
+            bytes: next() as u16,
+            lines: next() as u8,
+        },
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);

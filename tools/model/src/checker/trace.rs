@@ -77,7 +77,8 @@ pub fn of_trace(event: &event::Event, mut tell: impl FnMut(Event)) {
         | E::Unimplemented { .. }
         | E::Killed { .. }
         | E::ThreadStart { .. }
-        | E::ThreadExit { .. } => return,
+        | E::ThreadExit { .. }
+        | E::Amplification { .. } => return,
     };
     tell(event);
 }
