@@ -73,6 +73,18 @@ fn a_store_that_saves_itself() {
     let report = run(&["store", "128"]).report();
     let [copies, _] = of(&report, "set");
     assert_eq!(copies, 128);
+    // 128 pages, the stacks, and not two blocks of 2 MiB for each of the two.
+    let [small, large] = ["copied_bytes", "copied_bytes_with_2mib_pages"];
+    assert!(
+        (128..140).contains(&(number(&report[small]) >> 12)),
+        "{}",
+        report[small]
+    );
+    assert!(
+        (1..=4).contains(&(number(&report[large]) >> 21)),
+        "{}",
+        report[large]
+    );
     let finding = finding(&report, "copies", "set");
     says(&finding["what"], "copied 128 pages (512 KiB)");
     says(

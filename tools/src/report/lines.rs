@@ -5,10 +5,10 @@ use serde::Serialize;
 use wire::event::{Event, Fault, Outcome, Record, Space};
 
 use super::place::Place;
-use crate::analysis::descriptor::{Descriptor, PAGE_SIZE};
+use crate::analysis::descriptor::{Descriptor, LEAVES, PAGE_SIZE};
 use crate::analysis::machine::{Change, Machine};
 use crate::analysis::process::Cost;
-use crate::analysis::space::{Code, How};
+use crate::analysis::space::{Code, ForkId, How};
 use crate::analysis::stream::{Observer, State};
 use crate::analysis::symbols::Symbols;
 
@@ -25,6 +25,9 @@ enum Key {
     /// Nothing is known of the program.
     Address(u64),
 }
+
+/// The next larger size of a page.
+pub const BLOCK_SIZE: u64 = LEAVES * PAGE_SIZE;
 
 /// Sharing broken at one place.
 #[derive(Clone, Debug, Serialize)]
@@ -138,6 +141,9 @@ pub struct Lines {
     last: Option<((Space, u64, u64), usize)>,
     others: (Cost, Cost),
     pages: usize,
+    /// What larger pages would have copied: address space, number of the block, fork.
+    blocks: FxHashSet<(Space, u64, ForkId)>,
+    copied_pages: u64,
     /// Frames with copies that the kernel will compare.
     copied: FxHashMap<u64, Copied>,
     amplification: Option<Amplification>,
@@ -166,6 +172,15 @@ impl Lines {
         let mut others = self.others.0;
         others.merge(&self.others.1);
         (lines, others)
+    }
+
+    /// Bytes copied by writes after forks, and what the same writes would have copied with pages of
+    /// [`BLOCK_SIZE`].
+    pub fn bytes(&self) -> (u64, u64) {
+        (
+            self.copied_pages * PAGE_SIZE,
+            self.blocks.len() as u64 * BLOCK_SIZE,
+        )
     }
 
     /// What the kernel compared, if it was asked to.
@@ -247,6 +262,11 @@ impl Lines {
                 && line.made.is_none()
             {
                 line.made = Some(Place::new(&state.machine, fault.space, change.before.pc));
+            }
+            self.copied_pages += 1;
+            if self.blocks.len() < PAGES_MAX {
+                let block = fault.addr / BLOCK_SIZE;
+                self.blocks.insert((fault.space, block, change.fork));
             }
             if self.pages < PAGES_MAX {
                 self.pages += usize::from(line.pages.insert(fault.addr / PAGE_SIZE));

@@ -61,6 +61,10 @@ pub struct Report {
     pub advice: Vec<Advice>,
     /// Lines that break sharing, the most expensive first.
     pub lines: Vec<Line>,
+    /// Bytes that writes after forks copied.
+    pub copied_bytes: u64,
+    /// The same with pages of 2 MiB, if all of each were there.
+    pub copied_bytes_with_2mib_pages: u64,
     /// How much of copied pages had changed in the end, if the kernel compared them.
     pub amplification: Option<Amplification>,
     /// When processes copied, by who copied most.
@@ -307,6 +311,7 @@ pub fn report(
         copies,
     } = parts;
     let amplification = lines.amplification();
+    let (copied_bytes, copied_bytes_with_2mib_pages) = lines.bytes();
     let (lines, _) = lines.finish(machine, symbols);
     let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
     let (start, end) = machine.period.unwrap_or_default();
@@ -393,6 +398,8 @@ pub fn report(
         fork_count: machine.forks.count(),
         advice: advice(machine, &lines, symbols),
         lines: lines.into_iter().take(top).collect(),
+        copied_bytes,
+        copied_bytes_with_2mib_pages,
         amplification,
         phases,
         checks: Subject::ALL

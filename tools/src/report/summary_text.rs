@@ -373,6 +373,14 @@ fn lines(text: &mut String, report: &Report) {
     }
     let _ = writeln!(text, "\n{HEAD}Who breaks copy-on-write{HEAD:#}");
     text.push_str(&table(&rows, &[place], ""));
+    if report.copied_bytes > 0 {
+        let sentence = format!(
+            "copied: {}; with pages of 2 MiB the same writes would have copied {}",
+            bytes(report.copied_bytes),
+            bytes(report.copied_bytes_with_2mib_pages)
+        );
+        let _ = writeln!(text, "{}", styled(DIM, sentence));
+    }
     let Some(all) = report.amplification else {
         return;
     };

@@ -15,7 +15,7 @@ use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
 
-use crate::analysis::stream::{State, Stream};
+use crate::analysis::stream::Stream;
 use crate::analysis::symbols::Symbols;
 use crate::exit::Exit;
 use crate::interrupt;
@@ -274,6 +274,19 @@ impl Top<'_> {
         }
     }
 
+    /// What is missing so far; empty: nothing.
+    fn loss(&self) -> String {
+        let state = self.stream.state();
+        let mut losses = state.losses.clone();
+        losses.no_end = self.over.is_some() && state.ended.is_none();
+        if !losses.any() {
+            return String::new();
+        }
+        let events = state.machine.events.iter().sum();
+        let line = loss_line(&losses, state.frames, events);
+        anstream::adapter::strip_str(&line).to_string()
+    }
+
     /// Plain text, once in each interval and at the end.
     fn in_text(&mut self) -> Result<()> {
         let mut out = anstream::AutoStream::auto(io::stdout().lock());
@@ -287,7 +300,7 @@ impl Top<'_> {
                     let view =
                         self.model
                             .view(self.stream.state(), &mut self.symbols, self.args.top);
-                    let loss = loss(self.stream.state());
+                    let loss = self.loss();
                     let text = screen::text(
                         &view,
                         &Around {
@@ -355,7 +368,7 @@ impl Top<'_> {
         let state = self.stream.state();
         let view = self.model.view(state, &mut self.symbols, self.args.top);
         let console = self.machine.as_ref().map(Machine::console);
-        let loss = loss(state);
+        let loss = self.loss();
         let around = Around {
             source: &self.name,
             status: self.status(),
@@ -365,15 +378,4 @@ impl Top<'_> {
         terminal.draw(|frame| screen::draw(frame, &view, &around))?;
         Ok(())
     }
-}
-
-/// What is missing so far; empty: nothing.
-fn loss(state: &State) -> String {
-    let losses = &state.losses;
-    if !losses.any() {
-        return String::new();
-    }
-    let events = state.machine.events.iter().sum();
-    let line = loss_line(losses, state.frames, events);
-    anstream::adapter::strip_str(&line).to_string()
 }

@@ -50,6 +50,11 @@ pub struct Kernel {
 impl Kernel {
     /// Booted, with `/init` as pid 1.
     pub fn boot() -> Kernel {
+        Kernel::boot_as(7, wire::MINOR)
+    }
+
+    /// The same, with another number of the boot and another minor version of the wire.
+    pub fn boot_as(nonce: u64, minor: u8) -> Kernel {
         let mut kernel = Kernel {
             spaces: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -64,7 +69,7 @@ impl Kernel {
             tlbis: 100,
             next: (1, 1, 0x40100),
         };
-        kernel.hello(7);
+        kernel.hello_as(nonce, minor);
         kernel.send(Body::Meta(Meta::File {
             id: 1,
             path: "/init",
@@ -86,9 +91,13 @@ impl Kernel {
     }
 
     pub fn hello(&mut self, boot_nonce: u64) {
+        self.hello_as(boot_nonce, wire::MINOR);
+    }
+
+    fn hello_as(&mut self, boot_nonce: u64, minor: u8) {
         self.send(Body::Hello(Hello {
             major: wire::MAJOR,
-            minor: wire::MINOR,
+            minor,
             schema: Hello::SCHEMA,
             build_id: [0xcd; 20],
             board: "imaginary,board",

@@ -259,11 +259,14 @@ for (const advice of report.advice) {
 if (!report.advice.length) byId("advice").replaceWith(element("p", "Nothing stands out."));
 const curves = report.forks.map(decay).filter((figure) => figure);
 byId("decay").append(...(curves.length ? curves : [element("p", "No fork shared pages.")]));
-table(byId("lines"), ["copies", "reuses", "cycles", "line"], report.lines.map((line) => {
+// Whether the kernel compared copied pages when they went: bytes that had changed, of each on average.
+const compared = report.amplification ? ["changed"] : [];
+const changed = ({ pages, bytes }) => (pages ? `${(bytes / pages).toFixed(1)} B` : "");
+table(byId("lines"), ["copies", "reuses", "cycles", ...compared, "line"], report.lines.map((line) => {
   const source = line.place.source;
   return [number(line.copies.count), number(line.reuses.count), number(line.copies.cycles + line.reuses.cycles),
-    source ? short(source) : hex(line.place.pc)];
-}), [3]);
+    ...compared.map(() => changed(line.changed)), source ? short(source) : hex(line.place.pc)];
+}), [3 + compared.length]);
 table(byId("processes"), ["pid", "name", "faults", "copied", "reused", "forks", "debt", "stall"], report.processes.map((p) => [
   `${p.pid}`, p.name, number(p.faults_total.count), number(p.pages_copied), number(p.pages_reused), number(p.forks.count),
   number(p.debt.cycles), number(p.stall_cycles)]), [1]);
