@@ -7,10 +7,20 @@ use std::time::Duration;
 use tests::terminal::Terminal;
 use tests::{Board, Boot, cowscope, system};
 
+/// What a run needs is built: a terminal waits for that no longer than for anything else.
+fn ready() {
+    system();
+    let mut run = cowscope();
+    run.args(["run", "--quiet", "--no-report", "-o"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = run.arg(folder.path().join("x.cow")).args(["--", "true"]);
+    assert!(run.status().expect("it runs").success());
+}
+
 /// `top` boots the machine itself, shows who copies, and what the program says; `q` ends it.
 #[test]
 fn top_in_a_terminal() {
-    system();
+    ready();
     let mut command = cowscope();
     command.args(["top", "--interval", "0.1", "--", "refcount", "256"]);
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
