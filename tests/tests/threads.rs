@@ -35,6 +35,9 @@ const KERNEL: &str = "\
 names: 2 true
 affinity: true true
 the others' is as it was: true
+membarrier: 0x18, Err(EPERM) Err(EINVAL) Err(EINVAL)
+barriers: 1200
+limited to 3: 2 more, then EAGAIN; Err(EAGAIN)
 robust: 0xc0000000, another's 12345, woken true
 none here: 0 24, too short: Err(EINVAL)
 priority inheritance: Err(ENOSYS) Err(ENOSYS)

@@ -457,6 +457,38 @@ fn faults(bytes: &[u8], change: impl FnOnce(&mut FaultsArgs)) -> String {
     String::from_utf8(out).expect("text")
 }
 
+/// The locks that cost most come first; the last word on each counts.
+#[test]
+fn waits_for_locks_are_listed() {
+    let mut kernel = whole_story();
+    assert!(!report(&kernel.end()).0.contains("Locks"));
+    let mut other = whole_story();
+    other.contention("RunQueue", 1, HZ);
+    other.contention("RunQueue", 12, HZ / 1000);
+    other.contention("Output", 345, 2 * HZ);
+    let (text, _) = report(&other.end());
+    let (_, table) = text
+        .split_once("Locks that CPUs waited for\n")
+        .expect(&text);
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .take(3)
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        rows[0],
+        ["waits", "attempts", "together", "longest", "lock"]
+    );
+    assert_eq!(
+        rows[1],
+        ["345", "3,450", "2.000", "s", "1.000", "s", "Output"]
+    );
+    assert_eq!(
+        rows[2],
+        ["12", "120", "1.000", "ms", "500.00", "us", "RunQueue"]
+    );
+}
+
 #[test]
 fn faults_are_listed_and_filtered() {
     let bytes = whole_story().end();
@@ -502,6 +534,27 @@ fn faults_are_listed_and_filtered() {
     assert_eq!(whole["faults"].as_array().map(Vec::len), Some(10));
     let table = faults(&bytes, |args| args.format = ListFormat::Csv);
     assert_eq!(table.lines().count(), 11);
+    assert_eq!(copy["thread"], serde_json::Value::Null);
+    let mut kernel = whole_story();
+    kernel.map(1, V + 64 * PAGE, 1);
+    kernel.thread(1, 9, "worker");
+    kernel.access(1, V + 64 * PAGE, true);
+    let bytes = kernel.end();
+    let lines = faults(&bytes, |args| args.format = ListFormat::Jsonl);
+    let last = lines.lines().last().expect("a fault");
+    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(
+        (&last["tid"], &last["thread"]),
+        (&9.into(), &"worker".into())
+    );
+    let table = faults(&bytes, |args| args.format = ListFormat::Csv);
+    assert!(
+        table
+            .lines()
+            .last()
+            .is_some_and(|row| row.contains(",9,worker,")),
+        "{table}"
+    );
     assert!(table.starts_with("time_us,cpu,pid,"), "{table}");
 }
 

@@ -127,6 +127,7 @@ fn interrupt() {
         process::entry::tick();
     };
     crate::driver::interrupt::handle(timer, process::entry::input, super::secondary::answer);
+    process::membarrier::answer();
 }
 
 extern "C" fn el1_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {

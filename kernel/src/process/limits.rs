@@ -128,7 +128,8 @@ pub fn change(
     })
 }
 
-/// Whether the user of `process` may have one more process (RLIMIT_NPROC). Root may have any number.
+/// Whether the user of `process` may have one more thread (RLIMIT_NPROC, which counts threads, and
+/// processes that nobody has waited for yet). Root may have any number.
 pub fn may_fork(process: &Process) -> bool {
     let limit = soft(process, RLIMIT_NPROC);
     let (user, privileged) = {
@@ -142,7 +143,9 @@ pub fn may_fork(process: &Process) -> bool {
     let mut pid = 0;
     while let Some(other) = table::next(pid) {
         pid = other.pid;
-        count += u64::from(other.real_uid() == user);
+        if other.real_uid() == user {
+            count += other.signals.lock().threads.count().max(1) as u64;
+        }
     }
     count < limit
 }

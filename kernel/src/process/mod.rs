@@ -12,6 +12,7 @@ pub mod futex;
 pub mod group;
 pub mod image;
 pub mod limits;
+pub mod membarrier;
 pub mod options;
 pub mod random;
 pub mod scheduler;

@@ -419,6 +419,23 @@ fn leave_for(cpu: &Cpu, next: Option<Arc<Thread>>) {
     }
 }
 
+/// Those who wait until other threads have left CPUs that they may run on no more.
+static MOVES: Lock<WaitQueue> = Lock::new(Rank::Waiting, WaitQueue::new());
+
+/// Sleeps until a thread, which may not run everywhere any more, runs nowhere else; or until a signal
+/// comes.
+pub fn wait_for_move(thread: &Thread) {
+    let stays = || thread.state() == State::Running && !thread.may_run_on(thread.last_cpu());
+    if !stays() {
+        return;
+    }
+    kick(thread);
+    let mut queue = MOVES.lock();
+    while stays() && !current().interrupted() {
+        queue = WaitQueue::wait(&MOVES, queue, |queue| queue);
+    }
+}
+
 /// On the new stack: deals with the thread that was left.
 pub fn finish_switch() {
     let previous = cpu().previous.replace(ptr::null());
@@ -427,6 +444,7 @@ pub fn finish_switch() {
     }
     // SAFETY: `leave_for` put the CPU's own reference there, and nobody else takes it out.
     let previous = unsafe { Arc::from_raw(previous) };
+    let moves = !previous.may_run_on(arch::cpu::id());
     match previous.state() {
         State::Dead => {}
         State::Blocking if previous.change_state(State::Blocking, State::Blocked) => {}
@@ -435,6 +453,9 @@ pub fn finish_switch() {
             previous.set_state(State::Ready);
             enqueue(previous);
         }
+    }
+    if moves {
+        MOVES.lock().wake_all();
     }
 }
 

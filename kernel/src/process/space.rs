@@ -7,6 +7,7 @@ use crate::arch::{self, heap::Place};
 use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{
     AddressSpace, Backing, Dropped, ForkCounts, Guard, Handled, Lock, MapError, Mapping, PAGE_SIZE,
     PageCache, Prot, Rank, Refusal, Region, Remap, Request, Root, SpaceError, USER_END,
@@ -21,6 +22,8 @@ pub struct Space {
     pub serial: u32,
     /// Its root table and its ASID, which may change when it next runs.
     pub root: Root,
+    /// Its threads use membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED).
+    pub wants_barriers: AtomicBool,
     inner: Lock<Inner>,
 }
 
@@ -44,6 +47,7 @@ impl Space {
         let space = place.fill(|| Space {
             serial: map.serial(),
             root: map.root(),
+            wants_barriers: AtomicBool::new(false),
             inner: Lock::new(Rank::Space, Inner { map, heap }),
         });
         trace::emit(Event::SpaceNew {
@@ -327,6 +331,10 @@ impl Space {
             .fork(arch::mmu::memory(), mode)
             .map_err(space_errno)?;
         let space = Space::begin(place, map, heap);
+        let wants_barriers = self.wants_barriers.load(Ordering::Relaxed);
+        space
+            .wants_barriers
+            .store(wants_barriers, Ordering::Relaxed);
         tell(&space, counts);
         drop(inner);
         Ok(space)

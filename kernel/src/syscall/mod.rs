@@ -83,6 +83,7 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_rseq => Err(Errno::ENOSYS),
         nr::__NR_sched_getaffinity => process::sched_getaffinity(a as u32, b, c),
         nr::__NR_sched_setaffinity => process::sched_setaffinity(a as u32, b, c),
+        nr::__NR_membarrier => process::membarrier(a as u32, b as u32),
         nr::__NR_getcpu => process::getcpu(a, b),
         nr::__NR_prctl => process::prctl(a as u32, [b, c, d, e]),
         nr::__NR_getpriority => process::getpriority(a as u32, b as u32),

@@ -9,10 +9,10 @@ use crate::fs::tree::{self, Start};
 use crate::process::image::{Arguments, Strings};
 use crate::process::signal::{self, Info};
 use crate::process::table::{self, Select};
-use crate::process::thread::{Current, State, Thread, current};
+use crate::process::thread::{Current, Thread, current};
 use crate::process::threads;
 use crate::process::usage::{self, Totals};
-use crate::process::{Process, exec, fork, group, limits, scheduler, wait};
+use crate::process::{Process, exec, fork, group, limits, membarrier, scheduler, wait};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
@@ -317,18 +317,34 @@ pub fn sched_setaffinity(tid: u32, len: u64, mask: u64) -> Result {
         scheduler::give_way();
     }
     // As on Linux it has left when the call is over.
-    let stays = || thread.state() == State::Running && !thread.may_run_on(thread.last_cpu());
-    if tid != 0 && stays() {
-        scheduler::kick(&thread);
-        while stays() && !current().interrupted() {
-            // It may want the same of this thread.
-            if current().may_run_on(arch::cpu::id()) {
-                scheduler::yield_now();
-            } else {
-                scheduler::give_way();
-            }
-            arch::cpu::relax();
+    scheduler::wait_for_move(&thread);
+    Ok(0)
+}
+
+/// membarrier(command, flags).
+pub fn membarrier(command: u32, flags: u32) -> Result {
+    // Linux, linux/membarrier.h.
+    const QUERY: u32 = 0;
+    const GLOBAL: u32 = 1 << 0;
+    const PRIVATE_EXPEDITED: u32 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: u32 = 1 << 4;
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let thread = current();
+    let space = thread.space().ok_or(Errno::ESRCH)?;
+    match command {
+        QUERY => {
+            let commands = GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED;
+            return Ok(commands.into());
         }
+        GLOBAL => membarrier::everywhere(),
+        REGISTER_PRIVATE_EXPEDITED => space.wants_barriers.store(true, Ordering::Relaxed),
+        PRIVATE_EXPEDITED if space.wants_barriers.load(Ordering::Relaxed) => {
+            membarrier::everywhere();
+        }
+        PRIVATE_EXPEDITED => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
     }
     Ok(0)
 }

@@ -34,11 +34,12 @@ enum Field<'a> {
     Text(Option<&'a str>),
 }
 
-const COLUMNS: [(&str, Holds); 28] = [
+const COLUMNS: [(&str, Holds); 29] = [
     ("time_us", Holds::Real),
     ("cpu", Holds::Number),
     ("pid", Holds::Number),
     ("tid", Holds::Number),
+    ("thread", Holds::MaybeText),
     ("name", Holds::Text),
     ("space", Holds::Number),
     ("asid", Holds::Number),
@@ -75,6 +76,7 @@ fn fields<'a>(row: &'a Row<'a>) -> [Field<'a>; COLUMNS.len()] {
         small(row.cpu.into()),
         small(row.pid),
         small(row.tid),
+        Field::Text(row.thread),
         text(row.name),
         small(row.space),
         small(row.asid.into()),

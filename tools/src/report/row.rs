@@ -21,6 +21,8 @@ pub struct Row<'a> {
     pub pid: u32,
     /// The thread.
     pub tid: u32,
+    /// The thread's name, if it is not the first of its process and has been told of.
+    pub thread: Option<&'a str>,
     /// The process's program.
     pub name: &'a str,
     /// Serial number of the address space.
@@ -105,6 +107,7 @@ impl<'a> Row<'a> {
             cpu: record.cpu,
             pid: fault.pid,
             tid: record.tid,
+            thread: machine.thread_name(fault.pid, record.tid),
             name,
             space: fault.space,
             asid: fault.asid,

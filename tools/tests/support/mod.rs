@@ -8,7 +8,9 @@ use wire::event::{
     Access, Backing, Event, Fault, Fork, ForkMode, KINDS, Map, Origin, Outcome, Record, Region,
     Stack,
 };
-use wire::frame::{Body, End, Envelope, Hello, MAX_FRAME, Meta, Snapshot, TraceLevel, encode};
+use wire::frame::{
+    Body, Contention, End, Envelope, Hello, MAX_FRAME, Meta, Snapshot, TraceLevel, encode,
+};
 
 pub const HZ: u64 = 62_500_000;
 pub const PAGE: u64 = 4096;
@@ -42,6 +44,8 @@ pub struct Kernel {
     emitted: [u64; KINDS],
     encoder: Encoder,
     time: u64,
+    /// The thread that runs.
+    tid: u32,
     seq: u32,
     tlbis: u64,
     next: (u32, u32, u64),
@@ -65,6 +69,7 @@ impl Kernel {
             emitted: [0; KINDS],
             encoder: Encoder::new(),
             time: 1_000_000,
+            tid: 1,
             seq: 0,
             tlbis: 100,
             next: (1, 1, 0x40100),
@@ -130,6 +135,25 @@ impl Kernel {
         }));
     }
 
+    /// The process has one more thread, which goes on from here.
+    pub fn thread(&mut self, pid: u32, tid: u32, name: &str) {
+        let by = self.tid;
+        self.event(Event::ThreadStart { pid, tid, by });
+        self.send(Body::Meta(Meta::Thread { pid, tid, name }));
+        self.tid = tid;
+    }
+
+    /// What waiting for a lock has cost.
+    pub fn contention(&mut self, lock: &str, waits: u64, ticks: u64) {
+        self.send(Body::Contention(Contention {
+            lock,
+            waits,
+            attempts: 10 * waits,
+            ticks,
+            longest: ticks / 2,
+        }));
+    }
+
     fn send(&mut self, body: Body<'_>) {
         self.flush();
         self.send_now(body);
@@ -162,7 +186,7 @@ impl Kernel {
         let record = Record {
             time: self.time,
             cpu: 0,
-            tid: 1,
+            tid: self.tid,
             event,
         };
         if self.encoder.push(&record).is_err() {

@@ -43,6 +43,8 @@ fn main(args: Args) {
         ["kernel"] => {
             names();
             affinity();
+            barriers();
+            limits();
             futexes::robust();
             futexes::unsupported();
             memory::child_is_alone();
@@ -161,6 +163,57 @@ fn identity() {
         long(page, 30).load(SeqCst) == THREADS as u64 * pid
     );
     println!("first: {}", thread::gettid() == process::getpid());
+}
+
+/// What membarrier knows and refuses; and several threads that want barriers of each other.
+fn barriers() {
+    const ROUNDS: u32 = 300;
+    let membarrier = |command: usize, flags| call(__NR_membarrier, [command, flags, 0]);
+    let known = membarrier(0, 0).or_fail("membarrier");
+    println!(
+        "membarrier: {:#x}, {:?} {:?} {:?}",
+        known & 0x18,
+        membarrier(8, 0),
+        membarrier(16, 1),
+        membarrier(1 << 20, 0)
+    );
+    membarrier(16, 0).or_fail("membarrier");
+    let page = words();
+    let all_at_once = move || {
+        for _ in 0..ROUNDS {
+            membarrier(8, 0).or_fail("membarrier");
+            word(page, 0).fetch_add(1, SeqCst);
+        }
+    };
+    let threads = [(); 4].map(|()| spawn(all_at_once));
+    for thread in threads {
+        thread.join().or_fail("munmap");
+    }
+    println!("barriers: {}", word(page, 0).load(SeqCst));
+}
+
+/// RLIMIT_NPROC counts threads.
+fn limits() {
+    let few = [3u64, 3];
+    let child = process::fork_child(|| {
+        let limit = [0, RLIMIT_NPROC as usize, few.as_ptr().addr(), 0];
+        call(__NR_prlimit64, limit).or_fail("prlimit64");
+        call(__NR_setresuid, [1000, 1000, 1000]).or_fail("setresuid");
+        let page = words();
+        let wait = move || until(|| word(page, 0).load(SeqCst) != 0);
+        let mut made = 0;
+        let refused = loop {
+            match Thread::spawn(wait) {
+                Ok(_) => made += 1,
+                Err(error) => break error,
+            }
+        };
+        let fork = process::fork_child(|| 0);
+        println!("limited to 3: {made} more, then {refused:?}; {fork:?}");
+        word(page, 0).store(1, SeqCst);
+        0
+    });
+    process::expect_success(child.or_fail("fork"));
 }
 
 /// Each thread has a name, and starts with its maker's.
