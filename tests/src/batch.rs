@@ -117,7 +117,13 @@ pub fn theirs(root: &Path, case: &Case) -> Outcome {
 /// Fails unless all programs do the same on both.
 #[track_caller]
 pub fn compare(root: &Path, cases: &[Case]) -> Run {
-    let boot = Boot::on(Board::Virt).lossless().append("terminal=");
+    compare_on(Boot::on(Board::Virt), root, cases)
+}
+
+/// The same, on another machine than the plainest.
+#[track_caller]
+pub fn compare_on(boot: Boot, root: &Path, cases: &[Case]) -> Run {
+    let boot = boot.lossless().append("terminal=");
     let (run, outcomes) = ours(boot.root(root), cases);
     assert_eq!(outcomes.len(), cases.len(), "not all were run");
     let mut differences = String::new();

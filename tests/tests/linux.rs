@@ -7,8 +7,9 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use tests::batch::{Case, compare, ours};
+use tests::batch::{Case, compare, compare_on, ours};
 use tests::{Board, Boot, cowscope, root};
+use wire::event::Event;
 
 /// Scripts for any POSIX shell, of its own commands alone.
 const SCRIPTS: &[&str] = &[
@@ -488,6 +489,27 @@ fn interpreters() {
         cases.push(Case::new(path, &[name, option, script]));
     }
     compare(&root, &cases).expect_sound();
+}
+
+/// Programs that sort and compress with four threads, which wait for each other by condition
+/// variables.
+const THREADED: &[&str] = &[
+    "seq 40000 -1 1 > /tmp/n; sort --parallel=4 -S 300k /tmp/n | cksum; sort --parallel=4 -n /tmp/n | cksum",
+    "seq 1 60000 > /tmp/n; xz -T4 --block-size=64KiB -1 -k /tmp/n; cksum /tmp/n.xz; xz -T4 -dc /tmp/n.xz | cksum",
+    "xz -T4 -t /tmp/n.xz; xz -T4 -dc /tmp/n.xz | tail -n 1; head -c 3000 /tmp/n.xz | xz -T4 -dc | cksum; xz -T4 -l /tmp/n",
+];
+
+#[test]
+fn threads_on_four_cpus() {
+    let root = root(&["bash", "coreutils", "xz-utils"]);
+    let cases = cases("/bin/bash", "bash", THREADED);
+    let run = compare_on(Boot::on(Board::Virt).cpus(4), &root, &cases);
+    run.expect_sound();
+    let started = run
+        .trace
+        .events()
+        .filter(|event| matches!(event, Event::ThreadStart { .. }));
+    assert!(started.count() > 8, "they did it alone");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The same image on machines that differ in CPU, interrupt controller, exception level, number
 //! of CPUs and RAM.
 
+use tests::batch::{Case, ours};
 use tests::{Board, Boot, Run};
 
 /// Boots a short program that needs the timer and forks; what the hello must say.
@@ -52,6 +53,45 @@ fn cpu_models() {
     // Whatever this QEMU knows of the architecture.
     let run = runs(Boot::on(Board::Virt).cpus(2).cpu("max"), 2, 1024);
     assert_eq!(part(&run), (0, 0x51));
+}
+
+/// The programs that check themselves are content on every kind of core, with one, two and four of
+/// them; and on the boards.
+#[test]
+fn programs_everywhere() {
+    const PROGRAMS: &[&[&str]] = &[
+        &["story"],
+        &["isolation", "8", "60", "7"],
+        &["mapping"],
+        &["remap"],
+        &["forkmodes"],
+        &["vforks", "10"],
+        &["execs", "10"],
+        &["pipes"],
+        &["syscalls"],
+        &["threads"],
+        &["stress", "4", "2", "7"],
+    ];
+    let place = |words: &&[&str]| {
+        let path = format!("/bin/{}", words[0]);
+        Case::new(path.leak(), words)
+    };
+    let cases: Vec<_> = PROGRAMS.iter().map(place).collect();
+    let models = ["cortex-a53", "cortex-a72", "cortex-a76", "max"];
+    let kinds = models
+        .iter()
+        .flat_map(|model| [1, 2, 4].map(|cpus| (model, cpus)));
+    let virt = kinds.map(|(model, cpus)| Boot::on(Board::Virt).cpu(model).cpus(cpus));
+    let boards = [Board::Raspi3b, Board::Raspi4b].map(Boot::on);
+    for boot in virt.chain(boards) {
+        let about = format!("{boot:?}");
+        let (run, outcomes) = ours(boot.lossless(), &cases);
+        assert_eq!(outcomes.len(), cases.len(), "{about}");
+        for (case, outcome) in cases.iter().zip(outcomes) {
+            assert_eq!(outcome.status, 0, "{case:?} on {about}: {outcome:?}");
+        }
+        run.expect_status(0).expect_sound();
+    }
 }
 
 #[test]

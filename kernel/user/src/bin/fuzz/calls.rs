@@ -55,6 +55,7 @@ pub const CALLS: &[Call] = &[
     (__NR_rseq, "wigi"),
     (__NR_sched_getaffinity, "knb"),
     (__NR_sched_setaffinity, "knb"),
+    (__NR_membarrier, "ii"),
     (__NR_getcpu, "wwx"),
     (__NR_prctl, "iwxxx"),
     (__NR_getpriority, "ik"),

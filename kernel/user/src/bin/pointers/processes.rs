@@ -39,6 +39,7 @@ pub const CALLS: &[Call] = &[
     plain("getgid"),
     plain("getegid"),
     plain("sched_yield"),
+    plain("membarrier"),
     plain("getpgid"),
     plain("setpgid"),
     plain("getsid"),
