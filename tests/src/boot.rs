@@ -178,7 +178,7 @@ impl Boot {
         self.args.program(&words)?;
         let input = match &self.input {
             Some(_) => {
-                self.args.flag("input");
+                self.args.flag("input=bulk");
                 Some(Input::new(folder.path())?)
             }
             None => None,

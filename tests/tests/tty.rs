@@ -144,3 +144,62 @@ fn a_signal_leaves_the_terminal_as_it_was() {
     assert_eq!(terminal.wait().signal(), Some(libc::SIGQUIT));
     assert_eq!(terminal.settings(), before);
 }
+
+/// What programs set: how much is read at once and how long it takes, who may write, and where a terminal
+/// is that no descriptor leads to.
+#[test]
+fn modes_of_the_terminal() {
+    let (mut terminal, _folder) = start(&["sh"]);
+    terminal.expect("/ # ");
+    terminal.send("sh -c 'echo by-$((1 + 1))-way > /dev/tty' > /dev/null\r");
+    terminal.expect("\r\nby-2-way\r\n");
+    terminal.expect("/ # ");
+
+    // Three bytes, or more, are a read; less are none yet.
+    run(
+        &mut terminal,
+        "stty -icanon min 3; dd bs=10 count=1 2>/dev/null; stty icanon; echo; echo over",
+    );
+    terminal.send("a");
+    terminal.expect("a");
+    terminal.send("b");
+    terminal.expect("b");
+    terminal.send("c");
+    terminal.expect("cabc\r\nover\r\n");
+    terminal.expect("/ # ");
+    // Nothing is a read as well, if nobody types for so long.
+    run(
+        &mut terminal,
+        "stty -icanon min 0 time 1; dd bs=10 count=1 2>/dev/null | wc -c; stty icanon min 1",
+    );
+    terminal.expect("0\r\n");
+    terminal.expect("/ # ");
+    // With both, the time runs between two bytes.
+    run(
+        &mut terminal,
+        "stty -icanon min 9 time 1; dd bs=10 count=1 2>/dev/null; stty icanon; echo; echo over",
+    );
+    terminal.send("x");
+    terminal.expect("xx\r\nover\r\n");
+    terminal.expect("/ # ");
+
+    // Who writes in the background is stopped, if the terminal is set so.
+    terminal.send("stty tostop; echo background &\r");
+    terminal.expect("/ # ");
+    terminal.send("sleep 0.2; jobs\r");
+    terminal.expect("Stopped (tty output)");
+    terminal.expect("/ # ");
+    terminal.send("stty -tostop; fg\r");
+    terminal.expect("\r\nbackground\r\n");
+    terminal.expect("/ # ");
+
+    // The group in the foreground, the session, and whether there is a terminal.
+    terminal.send("awk '{ print \"stat\", $5 == $8, $6 != 0, $7 != 0 }' /proc/self/stat\r");
+    terminal.expect("\r\nstat 1 1 1\r\n");
+    terminal.expect("/ # ");
+    terminal.send("setsid awk '{ print \"stat\", $7, $8 }' /proc/self/stat\r");
+    terminal.expect("\r\nstat 0 -1\r\n");
+    terminal.expect("/ # ");
+    terminal.send("exit\r");
+    assert_eq!(terminal.wait().code(), Some(0));
+}

@@ -184,7 +184,8 @@ fn input(guest: &Guest, dir: &Path, bootargs: &mut BootArgs) -> Result<Option<In
     if !machine::may_read() {
         return Ok(None);
     }
-    bootargs.flag("input");
+    // Keys are few; all else may be long.
+    bootargs.flag(if terminals[0] { "input" } else { "input=bulk" });
     Input::new(dir).map(Some)
 }
 

@@ -7,6 +7,10 @@
 //! twice, 255 236 is the end of the input (RFC 1184), and 255 250 31, two times two bytes and 255 240
 //! say how many columns and rows the terminal has (RFC 1073).
 //!
+//! An emulator's UART takes a few bytes at a time, and a megabyte takes most of a minute. What is long comes by a file
+//! of the host's instead, which the emulator reads for us, where the boot arguments say `input=bulk`: 255 250
+//! 200, two bytes and 255 240 say on the line how much more there is now. It is read before anything that follows.
+//!
 //! Nothing is taken from the UART that there is no room for, so that the sender has to wait: QEMU does,
 //! as its UART then tells it. A real line without flow control can overrun; then a warning says so.
 //!
@@ -17,6 +21,7 @@ use super::buffer::Buffer;
 use super::tty;
 use super::watch::{Events, Watchers};
 use crate::arch::time;
+use crate::driver::semihosting::File;
 use crate::driver::{interrupt, uart};
 use crate::process::options::options;
 use crate::process::scheduler::WaitQueue;
@@ -27,7 +32,7 @@ use linux_raw_sys::general::{POLLHUP, POLLIN, POLLRDNORM};
 use memory::{Lock, Rank};
 
 /// Bytes that may wait for a reader.
-const CAPACITY: usize = 4096;
+const CAPACITY: usize = 16384;
 /// Telnet's "interpret as command".
 const COMMAND: u8 = 255;
 /// Telnet's "end of file".
@@ -36,6 +41,8 @@ const END: u8 = 236;
 const BEGIN: u8 = 250;
 const FINISH: u8 = 240;
 const WINDOW: u8 = 31;
+/// Our own option (none of Telnet's has this number): so many bytes are in the host's file.
+const BULK: u8 = 200;
 /// Without an interrupt, how long the idle loop looks for more before it sleeps until the next tick, in
 /// parts of a second: who sends much has the next bytes ready soon after the last.
 const PATIENCE: u64 = 500;
@@ -50,6 +57,9 @@ struct Input {
     /// Rows and columns, if somebody has said so since the last look.
     window: Option<(u16, u16)>,
     ended: bool,
+    /// Bytes of the host's file that are still to be read, and the file once it has been opened.
+    owed: usize,
+    file: Option<File>,
     /// The UART interrupts.
     listening: bool,
     /// When the last byte came.
@@ -77,6 +87,8 @@ static INPUT: Lock<Input> = Lock::new(
         decoder: Decoder::Plain,
         window: None,
         ended: false,
+        owed: 0,
+        file: None,
         listening: false,
         last: 0,
         readers: WaitQueue::new(),
@@ -87,9 +99,16 @@ impl Input {
     /// Takes what the UART has, while there is room.
     fn receive(&mut self) {
         let before = (self.len, self.ended);
-        while self.len < CAPACITY
-            && let Some(byte) = uart::wire_uart().try_get()
-        {
+        loop {
+            if self.owed > 0 {
+                self.take_owed();
+            }
+            if self.owed > 0 || self.len == CAPACITY {
+                break;
+            }
+            let Some(byte) = uart::wire_uart().try_get() else {
+                break;
+            };
             self.last = time::now();
             self.decode(byte);
         }
@@ -97,6 +116,40 @@ impl Input {
             self.readers.wake_all();
         }
         self.listen();
+    }
+
+    /// Takes from the host's file what there is room for: it is there, so that nobody waits.
+    fn take_owed(&mut self) {
+        if self.file.is_none() && options().bulk {
+            self.file = File::named_by_command_line();
+        }
+        let Some(file) = self.file else {
+            defmt::error!("console input is lost: there is no file to read it from");
+            self.owed = 0;
+            return;
+        };
+        while self.owed > 0 && self.len < CAPACITY {
+            let start = (self.head + self.len) % CAPACITY;
+            let end = if start < self.head {
+                self.head
+            } else {
+                CAPACITY
+            };
+            let count = self.owed.min(end - start);
+            match file.read(&mut self.ring[start..start + count]) {
+                0 => {
+                    defmt::error!(
+                        "console input is lost: its file is {=usize} bytes short",
+                        self.owed
+                    );
+                    self.owed = 0;
+                }
+                count => {
+                    self.owed -= count;
+                    self.len += count;
+                }
+            }
+        }
     }
 
     fn decode(&mut self, byte: u8) {
@@ -116,9 +169,15 @@ impl Input {
             (Decoder::Option(_, _, command @ false), COMMAND) => *command = true,
             (&mut Decoder::Option(bytes, count, true), FINISH) => {
                 self.decoder = Decoder::Plain;
-                if let ([WINDOW, w1, w0, h1, h0], 5) = (bytes, count) {
-                    self.window =
-                        Some((u16::from_be_bytes([h1, h0]), u16::from_be_bytes([w1, w0])));
+                match (bytes, count) {
+                    ([WINDOW, w1, w0, h1, h0], 5) => {
+                        let size = [[h1, h0], [w1, w0]].map(u16::from_be_bytes);
+                        self.window = Some((size[0], size[1]));
+                    }
+                    ([BULK, high, low, ..], 3) => {
+                        self.owed += usize::from(u16::from_be_bytes([high, low]));
+                    }
+                    _ => {}
                 }
             }
             (Decoder::Option(bytes, count, command), _) => {
@@ -133,7 +192,7 @@ impl Input {
 
     /// Asks for the UART's interrupt while there is room.
     fn listen(&mut self) {
-        let wanted = self.len < CAPACITY;
+        let wanted = self.len < CAPACITY && self.owed == 0;
         if self.listening != wanted {
             self.listening = wanted;
             uart::wire_uart().listen(wanted);

@@ -41,6 +41,8 @@ pub struct Options {
     pub second_console: bool,
     /// `input`: somebody sends what programs read from the console.
     pub input: bool,
+    /// `input=bulk`: and what is long comes by a file that the emulator reads.
+    pub bulk: bool,
     /// `terminal=`: which of the first process's descriptors are terminals, such as `012`, which is the
     /// default; the others look like pipes.
     pub terminals: [bool; 3],
@@ -103,6 +105,7 @@ fn parse(line: &str) -> Options {
         time: 0,
         second_console: false,
         input: false,
+        bulk: false,
         terminals: [true; 3],
         window: None,
         stacks: true,
@@ -128,7 +131,13 @@ fn parse(line: &str) -> Options {
             "seed" => set(&mut options.seed, number(value).map(Some)),
             "time" => set(&mut options.time, number(value)),
             "console" => set(&mut options.second_console, Some(value == "uart1")),
-            "input" => set(&mut options.input, Some(true)),
+            "input" => {
+                options.bulk = value == "bulk";
+                set(
+                    &mut options.input,
+                    (value.is_empty() || options.bulk).then_some(true),
+                )
+            }
             "terminal" => set(
                 &mut options.terminals,
                 Some(['0', '1', '2'].map(|fd| value.contains(fd))),

@@ -14,6 +14,11 @@ use super::terminal::{self, Keys, Typed};
 /// `fs/console.rs` has the other end.
 const COMMAND: u8 = 255;
 const END: u8 = 236;
+/// Telnet's begin and end of what belongs to an option.
+const BEGIN: u8 = 250;
+const FINISH: u8 = 240;
+/// An option of our own: so many bytes are in the second pipe.
+const BULK: u8 = 200;
 
 /// The way into a machine. QEMU takes from it only what the guest's UART has room for, and the
 /// pipe holds little: so that whoever writes waits for the program that reads.
@@ -21,27 +26,40 @@ const END: u8 = 236;
 pub struct Input {
     path: PathBuf,
     pipe: File,
+    /// What is long: QEMU reads it by semihosting.
+    bulk: File,
+}
+
+/// Where the second pipe is, if the first one is at `input`.
+pub(super) fn bulk_path(input: &Path) -> PathBuf {
+    input.with_extension("bulk")
+}
+
+/// A named pipe. Both of its ends are kept open: QEMU's opening it waits for nobody, and its end is ours
+/// to tell.
+fn make_pipe(path: &Path) -> Result<File> {
+    use std::os::unix::ffi::OsStrExt;
+    let name =
+        std::ffi::CString::new(path.as_os_str().as_bytes()).context("a path with a zero in it")?;
+    // SAFETY: a C string that lives longer than the call.
+    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("cannot make the pipe {}", path.display()));
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
 }
 
 impl Input {
-    /// A named pipe in `dir`. Both of its ends are kept open: QEMU's opening it waits for nobody,
-    /// and its end is ours to tell.
+    /// Named pipes in `dir`.
     pub fn new(dir: &Path) -> Result<Self> {
-        use std::os::unix::ffi::OsStrExt;
         let path = dir.join("input");
-        let name = std::ffi::CString::new(path.as_os_str().as_bytes())
-            .context("a path with a zero in it")?;
-        // SAFETY: a C string that lives longer than the call.
-        if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("cannot make the pipe {}", path.display()));
-        }
-        let pipe = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { path, pipe })
+        let pipe = make_pipe(&path)?;
+        let bulk = make_pipe(&bulk_path(&path))?;
+        Ok(Self { path, pipe, bulk })
     }
 
     /// What QEMU opens.
@@ -53,12 +71,13 @@ impl Input {
     /// the program does not read stays in the pipe.
     pub fn feed(&self, mut source: impl Read + Send + 'static, wire: &Path) -> Result<()> {
         let mut pipe = self.pipe.try_clone().context("cannot use the pipe")?;
+        let mut bulk = self.bulk.try_clone().context("cannot use the pipe")?;
         let wire = wire.to_owned();
         thread::Builder::new()
             .name("input".to_owned())
             .spawn(move || {
                 wait_for(&wire)?;
-                copy(&mut source, &mut pipe)
+                copy(&mut source, &mut pipe, &mut bulk)
             })
             .context("cannot start a thread")?;
         Ok(())
@@ -92,8 +111,6 @@ impl Input {
 
 /// Telnet's "window size" (RFC 1073), for so many rows and columns.
 fn window((rows, columns): (u16, u16)) -> Vec<u8> {
-    const BEGIN: u8 = 250;
-    const FINISH: u8 = 240;
     const WINDOW: u8 = 31;
     let size = [columns.to_be_bytes(), rows.to_be_bytes()].concat();
     let begin = [COMMAND, BEGIN, WINDOW];
@@ -121,10 +138,13 @@ fn wait_for(wire: &Path) -> Option<()> {
     Some(())
 }
 
-/// Copies to the end. An input that cannot be read ends there, as it would for any program; nobody
-/// misses what a machine that has ended does not take.
-fn copy(source: &mut impl Read, pipe: &mut impl Write) -> Option<()> {
-    let mut buffer = [0; 4096];
+/// Copies to the end: few bytes by the line, many by the other pipe, of which the line tells. An input that
+/// cannot be read ends there, as it would for any program; nobody misses what a machine that has ended does
+/// not take.
+fn copy(source: &mut impl Read, pipe: &mut impl Write, bulk: &mut impl Write) -> Option<()> {
+    /// What QEMU's UART takes at once.
+    const FEW: usize = 16;
+    let mut buffer = [0; 16 * 1024];
     loop {
         let bytes = match source.read(&mut buffer) {
             Ok(0) => break,
@@ -132,7 +152,14 @@ fn copy(source: &mut impl Read, pipe: &mut impl Write) -> Option<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        pipe.write_all(&escaped(bytes)).ok()?;
+        if bytes.len() <= FEW {
+            pipe.write_all(&escaped(bytes)).ok()?;
+            continue;
+        }
+        bulk.write_all(bytes).ok()?;
+        let count = escaped(&(bytes.len() as u16).to_be_bytes());
+        let told = [&[COMMAND, BEGIN, BULK], &count[..], &[COMMAND, FINISH]].concat();
+        pipe.write_all(&told).ok()?;
     }
     pipe.write_all(&[COMMAND, END]).ok()
 }
@@ -150,12 +177,21 @@ mod tests {
 
     #[test]
     fn bytes_and_their_end() {
-        let mut sent = Vec::new();
-        copy(&mut &b"a\xff\x00b"[..], &mut sent).unwrap();
-        assert_eq!(sent, b"a\xff\xff\x00b\xff\xec");
-        let mut sent = Vec::new();
-        copy(&mut io::empty(), &mut sent).unwrap();
-        assert_eq!(sent, [COMMAND, END]);
+        let sent_of = |mut bytes: &[u8]| {
+            let (mut sent, mut bulk) = (Vec::new(), Vec::new());
+            copy(&mut bytes, &mut sent, &mut bulk).unwrap();
+            (sent, bulk)
+        };
+        let (sent, bulk) = sent_of(b"a\xff\x00b");
+        assert_eq!(
+            (&sent[..], &bulk[..]),
+            (&b"a\xff\xff\x00b\xff\xec"[..], &[][..])
+        );
+        assert_eq!(sent_of(b""), (vec![COMMAND, END], vec![]));
+        // How many there are is escaped as well.
+        let (sent, bulk) = sent_of(&[7; 255]);
+        assert_eq!(sent, b"\xff\xfa\xc8\x00\xff\xff\xff\xf0\xff\xec");
+        assert_eq!(bulk, [7; 255]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::input::bulk_path;
 use super::{Board, Hardware};
 
 /// All that a machine is started with.
@@ -43,7 +44,13 @@ impl Setup {
             "none",
             "-no-reboot",
         ]);
-        command.args(["-semihosting-config", "enable=on,target=native"]);
+        let mut semihosting = OsString::from("enable=on,target=native");
+        if let Some(input) = &self.input {
+            // The kernel asks for its command line there, and opens that.
+            semihosting.push(",arg=");
+            semihosting.push(escaped(&bulk_path(input)));
+        }
+        command.arg("-semihosting-config").arg(semihosting);
         command.arg("-M").arg(self.machine());
         if hardware.board == Board::Virt {
             command.args(["-cpu", &hardware.cpu, "-nic", "none"]);
@@ -179,6 +186,8 @@ mod tests {
         let command = setup.command();
         let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
         let expected = ["-chardev", "file,id=wire,path=a,, b.cow,input-path=c"];
+        assert!(words.windows(2).any(|pair| pair == expected), "{words:?}");
+        let expected = ["-semihosting-config", "enable=on,target=native,arg=c.bulk"];
         assert!(words.windows(2).any(|pair| pair == expected), "{words:?}");
     }
 
