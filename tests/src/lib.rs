@@ -16,6 +16,7 @@
 pub mod batch;
 mod boot;
 pub mod card;
+pub mod line;
 mod root;
 mod run;
 mod system;

@@ -2,7 +2,8 @@
 //! of CPUs and RAM.
 
 use tests::batch::{Case, ours};
-use tests::{Board, Boot, Run};
+use tests::{Board, Boot, Run, TraceLevel};
+use tools::check::{Verdict, check};
 
 /// Boots a short program that needs the timer and forks; what the hello must say.
 #[track_caller]
@@ -112,6 +113,29 @@ fn numbers_of_cpus_and_amounts_of_memory() {
     runs(Boot::on(Board::Virt).cpus(1).memory(128), 1, 128);
     runs(Boot::on(Board::Virt).cpus(8).memory(256), 8, 256);
     runs(Boot::on(Board::Virt).cpus(4).memory(4096), 4, 4096);
+}
+
+/// What QEMU can show of a Raspberry Pi 5: four Cortex-A76 of the same revision, entered at EL2,
+/// started by PSCI through SMC, on a GICv2.
+#[test]
+fn the_cores_of_a_raspberry_pi_5() {
+    let pi5 = || Boot::on(Board::Virt).cpus(4).cpu("cortex-a76").el2();
+    let run = pi5().lossless().run(&["story"]);
+    run.expect_status(0).expect_sound();
+    let about = run.state().about.as_ref().expect("a hello");
+    assert_eq!(about.midr, 0x414f_d0b1, "r4p1, as in BCM2712");
+    assert_eq!(about.cpus, 4);
+    let report = run.report();
+    for step in report["story"].as_array().expect("steps") {
+        assert_eq!(step["holds"], true, "{step}");
+    }
+    // The same by the architecture's rules: it has PAN, and hardware management of flags that the
+    // kernel leaves off.
+    let mmu = TraceLevel::Mmu;
+    let run = pi5().lossless().trace(mmu).run(&["story"]);
+    let report = check(&mut &run.bytes[..], 8).expect("a trace");
+    assert_eq!(report.verdict, Verdict::Clean, "{:#?}", report.findings);
+    assert!(report.translation.is_some_and(|rules| rules.tlbis > 2));
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make a card that a Raspberry Pi boots: kernel, programs, firmware
     Image(Box<ImageArgs>),
+    /// Start a kernel on a board that has the chain loader on its card, and record its trace
+    Boot(Box<LoadArgs>),
     /// Record a trace from a board or a machine that runs already
     Record(RecordArgs),
     /// Explain a trace: the story, the processes, who broke copy-on-write and at what cost
@@ -276,6 +278,9 @@ pub struct ImageArgs {
     /// Overwrite what is on the card without asking
     #[arg(long, requires = "write")]
     pub yes: bool,
+    /// Put the chain loader on the card: it waits for `cowscope boot` to send the rest
+    #[arg(long, conflicts_with_all = ["program", "root", "packages", "files", "environment", "append", "kernel"])]
+    pub loader: bool,
     /// Firmware and device trees, such as the first partition of a card with Raspberry Pi OS
     /// [default: those of Debian's packages, fetched through this machine's apt and kept below
     /// target/]
@@ -284,6 +289,46 @@ pub struct ImageArgs {
     /// Baud rate of the serial line
     #[arg(long, value_name = "N", default_value_t = 921_600)]
     pub baud: u32,
+    /// No progress on stderr
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// What the machine boots.
+    #[command(flatten)]
+    pub payload: PayloadArgs,
+}
+
+const BOOT_EXAMPLES: &str = "\
+Examples:
+  cowscope image --board pi4 --loader --write /dev/sdX     once: the loader, on a card
+  cowscope boot serial:/dev/ttyUSB0                        then: the demonstration, and its report
+  cowscope boot serial:/dev/ttyUSB0@3000000 --trace mmu -- sweep 4096";
+
+/// `cowscope boot`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = BOOT_EXAMPLES)]
+pub struct LoadArgs {
+    /// serial:DEVICE[@BAUD], unix:PATH or tcp:HOST:PORT
+    #[arg(value_name = "LINE")]
+    pub line: SourceName,
+    /// Baud rate to go on with after the loader has answered at 115200, unless the line names one
+    #[arg(long, value_name = "N", env = "SERIAL_BAUD", default_value_t = 921_600)]
+    pub baud: u32,
+    /// Give the kernel this device tree instead of the one that the firmware gave the loader
+    #[arg(long, value_name = "FILE")]
+    pub device_tree: Option<PathBuf>,
+    /// Where the trace goes [default: target/cowscope/last.cow, overwritten by each run]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Overwrite the output file
+    #[arg(short, long)]
+    pub force: bool,
+    /// Which of the kernel's log lines to show
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
+    pub log: LogLevel,
+    /// Record only; print no report
+    #[arg(long)]
+    pub no_report: bool,
     /// No progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
@@ -315,6 +360,9 @@ pub struct RecordArgs {
     /// Baud rate of a serial port, unless the source names one
     #[arg(long, value_name = "N", env = "SERIAL_BAUD", default_value_t = 921_600)]
     pub baud: u32,
+    /// Wait until the source is there: until the adapter is plugged in
+    #[arg(long)]
+    pub wait: bool,
     /// Record only; print no report
     #[arg(long)]
     pub no_report: bool,
@@ -332,6 +380,10 @@ pub struct DoctorArgs {
     /// Install what is missing
     #[arg(long)]
     pub fix: bool,
+    /// Ask a board instead, by the chain loader on its card: what it is, how its firmware left it,
+    /// and its device tree (with --format json all of it, to be sent to whoever can help)
+    #[arg(long, value_name = "LINE", conflicts_with = "fix")]
+    pub board: Option<SourceName>,
 }
 
 /// `doctor --format`

@@ -31,6 +31,9 @@ const SPACE: u64 = 3 << 30;
 
 /// `cowscope doctor`
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    if let Some(line) = &args.board {
+        return crate::boot::doctor::run(line, args.format);
+    }
     if args.fix {
         // On stderr, like all progress, so that `--format json` stays JSON.
         let progress = Progress::new(false);

@@ -3,6 +3,7 @@
 //! The binary `cowscope` is a thin layer over this library, and the machine tests use it as well.
 
 pub mod analysis;
+pub mod boot;
 pub mod card;
 pub mod check;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod serial;
 pub mod setup;
 pub mod top;
 pub mod view;

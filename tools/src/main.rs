@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let result = match command.expect("clap was given a command") {
         Command::Run(args) => tools::run::run(&args),
         Command::Image(args) => tools::card::run(&args),
+        Command::Boot(args) => tools::boot::run(&args),
         Command::Record(args) => tools::record::run(&args),
         Command::Report(args) => args.run().map(ExitCode::from),
         Command::Faults(args) => args.run().map(ExitCode::from),

@@ -72,6 +72,13 @@ pub fn init(board: &Board) -> Result<(), &'static str> {
         None => return Err("no interrupt controller that we know"),
     };
     let controller = CONTROLLER.call_once(|| controller);
+    let timer = match controller {
+        Controller::Bcm2836(_) => VIRTUAL_TIMER.trailing_zeros(),
+        _ => TIMER_INTID,
+    };
+    if board.timer_interrupt.is_some_and(|number| number != timer) {
+        return Err("the virtual timer has another interrupt than on every machine that we know");
+    }
     if let Controller::V3(gic) = controller {
         // Redistributors included. Every core's interrupts are disabled until it comes.
         gic.lock().setup(0);

@@ -85,6 +85,12 @@ fn files(args: &ImageArgs, progress: &Progress) -> Result<BTreeMap<String, Vec<u
             folder.join(name).display()
         ));
     }
+    if args.loader {
+        files.insert(model::KERNEL.to_owned(), image::build_loader(progress)?);
+        let config = args.board.config(found.upstream, false);
+        files.insert(model::CONFIG.to_owned(), config.into_bytes());
+        return Ok(files);
+    }
     let temporary = tempfile::tempdir().context("cannot create a temporary folder")?;
     let machine = args.board.machine();
     let mut payload = Payload::build(&args.payload, temporary.path(), progress)?;

@@ -65,6 +65,21 @@ const USER: cargo::Wanted = cargo::Wanted {
     checks: false,
 };
 
+const LOADER: cargo::Wanted = cargo::Wanted {
+    package: "loader",
+    target: rust::KERNEL_TARGET,
+    checks: false,
+};
+
+/// Builds the chain loader; its image.
+pub fn build_loader(progress: &Progress) -> Result<Vec<u8>> {
+    let toolchain = rust::prepare(progress)?;
+    progress.step("building the loader");
+    let mut built = cargo::build(&toolchain, LOADER, progress)?;
+    let elf = built.remove("loader").context("cargo built no loader")?;
+    convert(&elf, &read(&elf)?)
+}
+
 /// Builds the kernel and the programs. Cargo knows what there is to do.
 pub fn build(toolchain: &Toolchain, variant: Variant, progress: &Progress) -> Result<Built> {
     Ok(Built {
@@ -110,7 +125,12 @@ pub fn lint(quiet: bool) -> Result<ExitCode> {
     let progress = Progress::new(quiet);
     let toolchain = rust::prepare(&progress)?;
     let mut clean = true;
-    for wanted in [kernel(Variant::Plain), kernel(Variant::Checks), USER] {
+    for wanted in [
+        kernel(Variant::Plain),
+        kernel(Variant::Checks),
+        LOADER,
+        USER,
+    ] {
         let (package, name) = (wanted.package, &toolchain.name);
         let with = if wanted.checks { " with checks" } else { "" };
         progress.note(&format!("clippy: {package}{with} ({name})"));

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::exit::unreadable;
+use crate::serial::Line;
 
 /// A source, as a user writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,34 +109,24 @@ impl SourceName {
         let reader: Box<dyn Read + Send> = match self {
             Self::File(path) => Box::new(Pumped::new(File::open(path).map_err(|e| why(&e))?)),
             Self::Stdin => Box::new(Pumped::new(io::stdin())),
-            Self::Serial { device, baud: own } => {
-                let port = serialport::new(device, own.unwrap_or(baud)).timeout(PATIENCE);
-                Box::new(port.open().map_err(|error| {
-                    unreadable(format!(
-                        "cannot open {self}: {error}{}",
-                        permission_hint(&error)
-                    ))
-                })?)
-            }
-            #[cfg(unix)]
-            Self::Unix(path) => {
-                let socket = std::os::unix::net::UnixStream::connect(path).map_err(|e| why(&e))?;
-                socket
-                    .set_read_timeout(Some(PATIENCE))
-                    .map_err(|e| why(&e))?;
-                Box::new(socket)
-            }
-            #[cfg(not(unix))]
-            Self::Unix(_) => return Err(why(&"this system has no Unix sockets")),
-            Self::Tcp(address) => {
-                let socket = connect(address).map_err(|e| why(&e))?;
-                socket
-                    .set_read_timeout(Some(PATIENCE))
-                    .map_err(|e| why(&e))?;
-                Box::new(socket)
+            Self::Serial { .. } | Self::Unix(_) | Self::Tcp(_) => {
+                return Ok(Source::from_line(Line::open(self, self.rate(baud))?));
             }
         };
-        Ok(Source { reader })
+        Ok(Source {
+            first: Vec::new(),
+            end: End::Reader(reader),
+        })
+    }
+
+    /// A serial port's rate: its own, or `baud`.
+    pub fn rate(&self, baud: u32) -> u32 {
+        match self {
+            Self::Serial {
+                baud: Some(own), ..
+            } => *own,
+            _ => baud,
+        }
     }
 
     /// The file that is read, if it is one.
@@ -148,33 +138,16 @@ impl SourceName {
     }
 }
 
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "no such host");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, Duration::from_secs(10)) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn permission_hint(error: &serialport::Error) -> &'static str {
-    match error.kind() {
-        serialport::ErrorKind::Io(ErrorKind::PermissionDenied) => {
-            " (on Linux the port belongs to a group, often `dialout`: sudo usermod -aG dialout $USER, \
-             and log in again)"
-        }
-        serialport::ErrorKind::NoDevice => {
-            " (is the adapter plugged in? Is another program using it?)"
-        }
-        _ => "",
-    }
-}
-
 /// An open source.
 pub struct Source {
-    reader: Box<dyn Read + Send>,
+    /// What was read before.
+    first: Vec<u8>,
+    end: End,
+}
+
+enum End {
+    Reader(Box<dyn Read + Send>),
+    Line(Line),
 }
 
 /// A reader that cannot be told how long to wait, such as a pipe: read by a thread of its own,
@@ -237,20 +210,46 @@ pub enum Received {
     Nothing,
     /// The end.
     End,
+    /// The serial port is gone, and is waited for.
+    Unplugged,
+    /// It is back.
+    Plugged,
 }
 
 impl Source {
+    /// A line that is open already.
+    pub fn from_line(line: Line) -> Self {
+        Self {
+            first: Vec::new(),
+            end: End::Line(line),
+        }
+    }
+
+    /// With what was read of it before.
+    pub fn after(mut self, first: Vec<u8>) -> Self {
+        self.first = first;
+        self
+    }
+
     /// Reads what is there.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received> {
-        match self.reader.read(buffer) {
+        if !self.first.is_empty() {
+            let n = buffer.len().min(self.first.len());
+            buffer[..n].copy_from_slice(&self.first[..n]);
+            self.first.drain(..n);
+            return Ok(Received::Bytes(n));
+        }
+        let reader = match &mut self.end {
+            End::Line(line) => return line.receive(buffer),
+            End::Reader(reader) => reader,
+        };
+        match reader.read(buffer) {
             Ok(0) => Ok(Received::End),
             Ok(n) => Ok(Received::Bytes(n)),
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock => {
                     Ok(Received::Nothing)
                 }
-                // The adapter was pulled out, or the peer is gone: what came is a trace all the same.
-                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Ok(Received::End),
                 _ => Err(error).context("cannot read the source"),
             },
         }
