@@ -147,7 +147,7 @@ fn boots(board: Board, model: Model, tree: &str, sends_all: bool) {
     command.args(["boot", &format!("serial:{}@1500000", pty.path.display())]);
     command.args(["--no-report", "--trace", "mmu", "--lossless", "-o"]);
     command.arg(&trace).args(["--", "hello"]);
-    let output = command.output().expect("cowscope runs");
+    let output = within(&mut command, Duration::from_secs(400));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{board}: {said}");
     assert_eq!(
