@@ -455,8 +455,14 @@ pub fn finish_switch() {
         }
     }
     if moves {
-        MOVES.lock().wake_all();
+        moved();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn moved() {
+    MOVES.lock().wake_all();
 }
 
 /// What a CPU does when there is nothing to do: empties the trace's rings, and sleeps.
