@@ -38,7 +38,8 @@ use crate::mmu::{Barrier, Mmu, Tlbi};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
     pub table: Frame,
-    pub index: usize,
+    /// Small enough for all of it to be passed in a register.
+    pub index: u16,
     pub level: u8,
 }
 
@@ -46,24 +47,34 @@ impl Slot {
     /// The entry for `va` in a table of a level.
     #[inline]
     pub fn new(table: Frame, level: u8, va: u64) -> Slot {
-        let index = (va >> (39 - 9 * u32::from(level))) as usize & 511;
+        Slot::at(table, level, (va >> (39 - 9 * u32::from(level))) as usize)
+    }
+
+    /// An entry by its index in the table.
+    #[inline]
+    pub fn at(table: Frame, level: u8, index: usize) -> Slot {
         Slot {
             table,
-            index,
+            index: (index & 511) as u16,
             level,
         }
     }
 
     #[inline]
+    pub fn index(self) -> usize {
+        self.index.into()
+    }
+
+    #[inline]
     pub fn read<M: Mmu>(self, mmu: &M) -> u64 {
-        mmu.read_descriptor(self.table, self.index)
+        mmu.read_descriptor(self.table, self.index())
     }
 
     #[inline(always)]
     #[cfg_attr(feature = "mutate", track_caller)]
     fn write<M: Mmu>(self, mmu: &M, value: u64) {
         leave_out!("STR", when tightens(self.read(mmu), value));
-        mmu.write_descriptor(self.table, self.index, self.level, value);
+        mmu.write_descriptor(self.table, self.index(), self.level, value);
     }
 }
 

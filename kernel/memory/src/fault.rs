@@ -17,7 +17,7 @@ use crate::frame::{Frame, Kind, PAGE_SIZE};
 use crate::mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::space::{AddressSpace, Counts, STACK_GUARD};
+use crate::space::{AddressSpace, STACK_GUARD, Tally};
 use crate::tables::{L2_SPAN, L3_SPAN, Owned, Reserve, Walk, walk};
 use crate::{OutOfMemory, USER_END};
 
@@ -200,20 +200,41 @@ impl AddressSpace {
             prot: mapping.prot,
             slot: Slot::new(table, 3, va),
         };
-        let resident = &mut self.resident;
-        match (Leaf::from_bits(page.slot.read(&mem.mmu)), &mapping.backing) {
-            (Some(leaf), _) => match access {
-                Access::Write => page.write(leaf, resident),
-                Access::Exec => page.exec(leaf),
-                // A leaf without any rights is of a PROT_NONE mapping, which has denied the access.
-                Access::Read => page.spurious(leaf),
-            },
-            (None, Backing::Anonymous) => page.fill_anonymous(resident),
-            (None, Backing::File { cache, offset }) => {
-                let at = offset + (va - mapping.start);
-                page.fill_from(cache, at, mapping.shared, resident)
-            }
+        page.handle(mapping, &mut self.resident)
+    }
+
+    /// `fault`, at the same time as others of this address space: its lock is only read. Those of
+    /// one table come one after the other; `tell` is called before the next one's turn. `None`: this
+    /// fault is one that changes more than a leaf, or none, and is `fault`'s; nothing was done.
+    #[inline(never)]
+    pub fn fault_beside<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        request: Request,
+        tell: impl FnOnce(&Handled),
+    ) -> Option<Handled> {
+        let Request { addr, access } = request;
+        let va = addr & !(PAGE_SIZE - 1);
+        let mapping = self.mappings.find(va)?;
+        if !mapping.prot.allows(access) {
+            return None;
         }
+        // It stays so: whoever changes tables has the lock for itself.
+        let Walk::Page(slot) = walk(&mem.mmu, self.root, va) else {
+            return None;
+        };
+        let _turn = mem.frames.lock_table(slot.table);
+        let page = Page {
+            mem,
+            context: self.context,
+            va,
+            access,
+            prot: mapping.prot,
+            slot,
+        };
+        let handled = page.handle(mapping, &self.resident);
+        tell(&handled);
+        Some(handled)
     }
 
     /// `fault`, where it need not be fast.
@@ -398,6 +419,27 @@ fn clean<M: Mmu>(mem: &Memory<M>, frame: Frame) {
 
 /// By value, so that what is inlined keeps its page in registers. `resident` is kept in step.
 impl<M: Mmu> Page<'_, M> {
+    /// All cases where the table is there, and the mapping allows the access.
+    #[inline(always)]
+    fn handle(self, mapping: &Mapping, resident: impl Tally) -> Handled {
+        match (
+            Leaf::from_bits(self.slot.read(&self.mem.mmu)),
+            &mapping.backing,
+        ) {
+            (Some(leaf), _) => match self.access {
+                Access::Write => self.write(leaf, resident),
+                Access::Exec => self.exec(leaf),
+                // A leaf without any rights is of a PROT_NONE mapping, which has denied the access.
+                Access::Read => self.spurious(leaf),
+            },
+            (None, Backing::Anonymous) => self.fill_anonymous(resident),
+            (None, Backing::File { cache, offset }) => {
+                let at = offset + (self.va - mapping.start);
+                self.fill_from(cache, at, mapping.shared, resident)
+            }
+        }
+    }
+
     #[inline(always)]
     fn spurious(self, leaf: Leaf) -> Handled {
         spurious(self.mem, self.va, self.context, leaf)
@@ -405,7 +447,7 @@ impl<M: Mmu> Page<'_, M> {
 
     /// A write to a page that is present.
     #[inline(always)]
-    fn write(self, old: Leaf, resident: &mut Counts) -> Handled {
+    fn write(self, old: Leaf, resident: impl Tally) -> Handled {
         if old.writable() {
             return self.spurious(old);
         }
@@ -449,7 +491,7 @@ impl<M: Mmu> Page<'_, M> {
 
     /// Somebody else maps the frame too: this address space gets a copy.
     #[inline(always)]
-    fn copy(self, old: Leaf, refs: u32, resident: &mut Counts) -> Handled {
+    fn copy(self, old: Leaf, refs: u32, resident: impl Tally) -> Handled {
         let Some(fresh) = self.mem.take(Kind::Anon) else {
             return Handled::out_of_memory(old.bits());
         };
@@ -461,9 +503,8 @@ impl<M: Mmu> Page<'_, M> {
 
     /// Break-before-make, then the old frame's reference is dropped: not earlier.
     #[inline(always)]
-    fn swap(self, old: Leaf, new: Leaf, resident: &mut Counts) {
-        resident.remove(old);
-        resident.add(new);
+    fn swap(self, old: Leaf, new: Leaf, resident: impl Tally) {
+        resident.swap(old, new);
         let (retired, flushed) = replace(&self.mem.mmu, self.slot, self.va, self.context, old, new);
         self.mem.release(retired, &flushed);
     }
@@ -488,7 +529,7 @@ impl<M: Mmu> Page<'_, M> {
 
     /// The first access to an anonymous page.
     #[inline(always)]
-    fn fill_anonymous(self, resident: &mut Counts) -> Handled {
+    fn fill_anonymous(self, resident: impl Tally) -> Handled {
         if self.access != Access::Write {
             let new = self.readable(self.mem.zero_page(), Content::Zero);
             return self.make(Outcome::ZeroPage, new, resident);
@@ -502,7 +543,7 @@ impl<M: Mmu> Page<'_, M> {
     }
 
     /// The first access to a page of a file.
-    fn fill_from(self, cache: &PageCache, at: u64, shared: bool, resident: &mut Counts) -> Handled {
+    fn fill_from(self, cache: &PageCache, at: u64, shared: bool, resident: impl Tally) -> Handled {
         if at >= cache.len() {
             return Handled::denied(Denial::PastEnd, 0);
         }
@@ -519,7 +560,7 @@ impl<M: Mmu> Page<'_, M> {
     }
 
     /// `held` is the cache's frame.
-    fn fill_file(self, held: Held, shared: bool, resident: &mut Counts) -> Handled {
+    fn fill_file(self, held: Held, shared: bool, resident: impl Tally) -> Handled {
         if self.access == Access::Write && !shared {
             let Some(fresh) = self.mem.take(Kind::Anon) else {
                 held.let_go(self.mem);
@@ -559,7 +600,7 @@ impl<M: Mmu> Page<'_, M> {
 
     /// A private page of a file whose cache found no frame for it.
     #[cold]
-    fn fill_uncached(self, cache: &PageCache, index: u64, resident: &mut Counts) -> Handled {
+    fn fill_uncached(self, cache: &PageCache, index: u64, resident: impl Tally) -> Handled {
         let Some(fresh) = self.mem.take(Kind::Anon) else {
             return Handled::out_of_memory(0);
         };
@@ -580,7 +621,7 @@ impl<M: Mmu> Page<'_, M> {
     }
 
     #[inline(always)]
-    fn make(self, outcome: Outcome, new: Leaf, resident: &mut Counts) -> Handled {
+    fn make(self, outcome: Outcome, new: Leaf, resident: impl Tally) -> Handled {
         resident.add(new);
         make(&self.mem.mmu, self.slot, new);
         Handled::new(outcome, 0, new.bits(), 0, 0)

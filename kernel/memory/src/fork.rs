@@ -60,7 +60,7 @@ impl AddressSpace {
         // All that the child may ever need, before anything is changed.
         let mut space = AddressSpace::charged_for(mem, self.charged)?;
         space.stack_limit = self.stack_limit;
-        space.resident = self.resident;
+        space.resident = self.resident.clone();
         space.mappings = match self.mappings.try_clone() {
             Ok(mappings) => mappings,
             Err(error) => {

@@ -7,7 +7,8 @@ use crate::asid::Context;
 use crate::change::Flushed;
 use crate::commit::{Commit, Refusal};
 use crate::free::{Batch, Free};
-use crate::sync::{AtomicU8, AtomicU32};
+use crate::lock::{Order, Rank};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, spin_loop};
 
 /// Bytes per page and frame.
 pub const PAGE_SIZE: u64 = 4096;
@@ -98,7 +99,9 @@ pub struct FrameMeta {
     refs: AtomicU32,
     kind: AtomicU8,
     flags: AtomicU8,
-    _spare: [u8; 2],
+    /// Of a level 3 table: somebody changes its leaves, and nobody else may.
+    busy: AtomicBool,
+    _spare: u8,
     /// Of a free frame, the next one of its list: its index plus one, 0 at the end. Of a root table,
     /// its address space's ASID.
     link: Context,
@@ -111,7 +114,8 @@ impl FrameMeta {
             refs: AtomicU32::new(0),
             kind: AtomicU8::new(0),
             flags: AtomicU8::new(0),
-            _spare: [0; 2],
+            busy: AtomicBool::new(false),
+            _spare: 0,
             link: Context::new(),
         }
     }
@@ -423,6 +427,24 @@ impl Frames {
             .fetch_or(ICACHE_CLEAN, Ordering::Relaxed);
     }
 
+    /// Waits for one's turn at the leaves of a table, where several have its address space's lock.
+    #[cfg_attr(any(debug_assertions, feature = "checks"), track_caller)]
+    pub(crate) fn lock_table(&self, table: Frame) -> TableTurn {
+        let busy = &self.meta(table).busy;
+        TURNS.check();
+        let take = || !busy.swap(true, Ordering::Acquire);
+        TURNS.wait(
+            || take().then_some(()),
+            || {
+                while !take() {
+                    spin_loop();
+                }
+            },
+        );
+        TURNS.taken();
+        TableTurn(busy)
+    }
+
     /// Somebody may write the frame from now on.
     #[inline(always)]
     #[cfg_attr(feature = "mutate", track_caller)]
@@ -452,6 +474,20 @@ impl Frames {
     #[doc(hidden)]
     pub fn set_refs(&self, frame: Frame, refs: u32) {
         self.meta(frame).refs.store(refs, Ordering::Relaxed);
+    }
+}
+
+/// Where [`Frames::lock_table`] stands among the locks.
+static TURNS: Order = Order::new(Rank::Table);
+
+/// The leaves of a table are one's own to change, until it is dropped.
+#[must_use = "a turn that is dropped at once keeps nobody out"]
+pub(crate) struct TableTurn(&'static AtomicBool);
+
+impl Drop for TableTurn {
+    fn drop(&mut self) {
+        TURNS.left();
+        self.0.store(false, Ordering::Release);
     }
 }
 

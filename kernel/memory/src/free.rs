@@ -47,7 +47,7 @@ impl List {
         self.count += 1;
     }
 
-    #[inline]
+    #[inline(always)]
     fn pop(&mut self, meta: Meta) -> Option<(u32, &'static FrameMeta)> {
         let index = self.head.checked_sub(1)?;
         let meta = &meta[index as usize];

@@ -78,7 +78,7 @@ pub use error::{ForkError, MapError, OutOfMemory, SpaceError};
 pub use fault::{Denial, Handled, Outcome, Request};
 pub use fork::{ForkCounts, ForkMode};
 pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
-pub use lock::{Guard, Lock, Rank};
+pub use lock::{Guard, Lock, Rank, ReadGuard, RwLock, WriteGuard};
 pub use mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region, USER_END};
 pub use memory::Memory;
 pub use mmu::{Barrier, Mmu, Tlbi};

@@ -11,10 +11,13 @@ mod order;
 #[cfg(not(any(debug_assertions, feature = "checks")))]
 #[path = "lock/unchecked.rs"]
 mod order;
+#[path = "lock/shared.rs"]
+mod shared;
 
 #[cfg(any(debug_assertions, feature = "checks"))]
 pub(crate) use order::Held;
 pub use order::{Order, assert_none_held, for_each_held, number_cpus_by};
+pub use shared::{ReadGuard, RwLock, WriteGuard};
 
 /// How a CPU waits for a lock that another one holds: it calls the function it is given, which tries
 /// to take the lock, until that says that it has.
@@ -96,9 +99,11 @@ pub enum Rank {
     Ready,
     /// Threads that are ready.
     RunQueue,
-    /// An address space: held for a whole fault or fork. Above it lies what may touch the program's
-    /// memory while it is held; below it, what a fault needs.
+    /// An address space: held for a whole fault or fork, by several faults of threads. Above it lies
+    /// what may touch the program's memory while it is held; below it, what a fault needs.
     Space,
+    /// The leaves of a level 3 table, where several have its address space's lock to read.
+    Table,
     /// The files of the initramfs: held while memory is reclaimed of them.
     Archived,
     /// The pages of a file: held while one is filled.

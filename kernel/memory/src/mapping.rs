@@ -3,8 +3,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::OutOfMemory;
 use crate::cache::PageCache;
@@ -194,8 +194,8 @@ const TOP: u64 = USER_END - PAGE_SIZE;
 pub(crate) struct Mappings {
     list: Vec<Mapping>,
     /// Where the last search ended: faults come in runs, and system calls look for the same place
-    /// again and again.
-    hit: Cell<usize>,
+    /// again and again. A hint, whoever has left it.
+    hit: AtomicUsize,
 }
 
 impl Mappings {
@@ -211,7 +211,7 @@ impl Mappings {
     /// The mapping that holds an address.
     #[inline]
     pub fn find(&self, addr: u64) -> Option<&Mapping> {
-        match self.list.get(self.hit.get()) {
+        match self.list.get(self.hit.load(Ordering::Relaxed)) {
             Some(mapping) if mapping.holds(addr) => Some(mapping),
             _ => self.search(addr),
         }
@@ -226,7 +226,7 @@ impl Mappings {
     /// The first mapping that ends above an address.
     #[inline]
     pub fn after(&self, addr: u64) -> usize {
-        let hit = self.hit.get();
+        let hit = self.hit.load(Ordering::Relaxed);
         let above = self.list.get(hit).is_some_and(|mapping| mapping.end > addr);
         if above && (hit == 0 || self.list[hit - 1].end <= addr) {
             return hit;
@@ -237,7 +237,7 @@ impl Mappings {
     #[inline(never)]
     fn search_after(&self, addr: u64) -> usize {
         let index = self.list.partition_point(|mapping| mapping.end <= addr);
-        self.hit.set(index);
+        self.hit.store(index, Ordering::Relaxed);
         index
     }
 
@@ -258,7 +258,7 @@ impl Mappings {
         list.extend(self.list.iter().cloned());
         Ok(Mappings {
             list,
-            hit: self.hit.clone(),
+            hit: AtomicUsize::new(self.hit.load(Ordering::Relaxed)),
         })
     }
 
@@ -459,7 +459,7 @@ impl Mappings {
             }
             if mapping.end <= top && top - mapping.end >= len {
                 // What is looked for next.
-                self.hit.set(index + 1);
+                self.hit.store(index + 1, Ordering::Relaxed);
                 return Some(top - len);
             }
             top = top.min(mapping.start);

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::convert::Infallible;
+use core::sync::atomic::Ordering;
 
 use crate::asid::{Context, Root};
 use crate::cache::PageCache;
@@ -12,6 +13,7 @@ use crate::frame::{Frame, PAGE_SIZE};
 use crate::mapping::{Backing, MAP_MIN, Mapping, Mappings, Prot};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
+use crate::sync::AtomicU32;
 use crate::tables::{L3_SPAN, Owned, Walk, block_end, for_chunks, own, walk};
 use crate::teardown::{Dropped, release_backing};
 use crate::{MapError, OutOfMemory, SpaceError, USER_END};
@@ -34,22 +36,60 @@ pub struct Resident {
 }
 
 /// The counts behind [`Resident`], by the descriptor bits that say what a leaf's frame is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts([u32; 8]);
+#[derive(Debug, Default)]
+pub(crate) struct Counts([AtomicU32; 8]);
 
 impl Counts {
     #[inline]
     pub fn add(&mut self, leaf: Leaf) {
-        self.0[leaf.content_bits()] += 1;
+        *self.0[leaf.content_bits()].get_mut() += 1;
     }
 
     #[inline]
     pub fn remove(&mut self, leaf: Leaf) {
-        self.0[leaf.content_bits()] -= 1;
+        *self.0[leaf.content_bits()].get_mut() -= 1;
     }
 
-    fn of(self, content: Content) -> u32 {
-        self.0[content as usize]
+    fn of(&self, content: Content) -> u32 {
+        self.0[content as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Counts {
+    fn clone(&self) -> Counts {
+        Counts(core::array::from_fn(|kind| {
+            AtomicU32::new(self.0[kind].load(Ordering::Relaxed))
+        }))
+    }
+}
+
+/// [`Counts`] that a fault keeps in step: its own (`&mut`), or those of several at a time (`&`).
+pub(crate) trait Tally {
+    fn add(self, new: Leaf);
+    fn swap(self, old: Leaf, new: Leaf);
+}
+
+impl Tally for &mut Counts {
+    #[inline]
+    fn add(self, new: Leaf) {
+        Counts::add(self, new);
+    }
+
+    #[inline]
+    fn swap(self, old: Leaf, new: Leaf) {
+        self.remove(old);
+        Counts::add(self, new);
+    }
+}
+
+impl Tally for &Counts {
+    fn add(self, new: Leaf) {
+        self.0[new.content_bits()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn swap(self, old: Leaf, new: Leaf) {
+        self.0[old.content_bits()].fetch_sub(1, Ordering::Relaxed);
+        self.add(new);
     }
 }
 
@@ -63,7 +103,8 @@ pub struct Protected {
 }
 
 /// An address space. Changing it takes `&mut`: the kernel keeps each behind a lock, held for the
-/// whole of a fault or a fork. It must end in [`destroy`](Self::destroy).
+/// whole of a fault or a fork. Only faults of programs with several threads share it:
+/// [`fault_beside`](Self::fault_beside). It must end in [`destroy`](Self::destroy).
 #[derive(Debug)]
 pub struct AddressSpace {
     pub(crate) serial: u32,

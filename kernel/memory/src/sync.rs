@@ -3,8 +3,8 @@
 //! another thread's.
 
 pub(crate) use core::hint::spin_loop;
-pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
-pub(crate) use spin::{Mutex, MutexGuard};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+pub(crate) use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(any(debug_assertions, feature = "checks"))]
 pub use held::number_cpus_by;

@@ -109,11 +109,7 @@ pub(crate) fn own<M: Mmu>(
     }
     let copy = mem.take_table(charged).ok_or(OutOfMemory)?;
     for index in 0..512 {
-        let from = Slot {
-            table: old.frame(),
-            index,
-            level: 3,
-        };
+        let from = Slot::at(old.frame(), 3, index);
         let Some(leaf) = Leaf::from_bits(from.read(mmu)) else {
             continue;
         };
@@ -150,11 +146,7 @@ pub(crate) fn own<M: Mmu>(
 /// Gives back a copy that was never reachable, and the references of its first leaves.
 fn undo_copy<M: Mmu>(mem: &Memory<M>, copy: Fresh, leaves: usize) {
     for index in 0..leaves {
-        let slot = Slot {
-            table: copy.frame(),
-            index,
-            level: 3,
-        };
+        let slot = Slot::at(copy.frame(), 3, index);
         if let Some(leaf) = Leaf::from_bits(slot.read(&mem.mmu)).filter(|leaf| leaf.counted()) {
             mem.drop_hold(leaf.frame());
         }
@@ -167,14 +159,7 @@ pub(crate) fn release_leaves<M: Mmu>(mem: &Memory<M>, table: Frame, flushed: &Fl
     let mut freed = 0;
     let mut leaving = mem.leaving();
     for index in 0..512 {
-        if let Some(leaf) = Leaf::from_bits(
-            Slot {
-                table,
-                index,
-                level: 3,
-            }
-            .read(&mem.mmu),
-        ) {
+        if let Some(leaf) = Leaf::from_bits(Slot::at(table, 3, index).read(&mem.mmu)) {
             let retired = take_dead(leaf.frame(), flushed);
             let gone = mem.release_with(&mut leaving, retired, flushed);
             freed += u32::from(gone && leaf.content() == Content::Anon);
@@ -255,14 +240,10 @@ impl Chunk {
     #[inline]
     pub fn pages(self) -> impl Iterator<Item = (u64, Slot)> {
         let table = self.table.frame();
-        let first = Slot::new(table, 3, self.start).index;
+        let first = Slot::new(table, 3, self.start).index();
         let count = ((self.end - self.start) / PAGE_SIZE) as usize;
         (0..count).map(move |i| {
-            let slot = Slot {
-                table,
-                index: first + i,
-                level: 3,
-            };
+            let slot = Slot::at(table, 3, first + i);
             (self.start + i as u64 * PAGE_SIZE, slot)
         })
     }

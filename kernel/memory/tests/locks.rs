@@ -1,6 +1,6 @@
 //! The order of locks, as debug builds check it.
 
-use memory::{Lock, Rank};
+use memory::{Lock, Rank, RwLock};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -74,6 +74,50 @@ fn trying_is_allowed_in_any_order() {
     assert!(outer.try_lock().is_none());
     drop(held);
     drop(tried);
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only debug builds check")]
+fn readers_are_on_the_record_as_well() {
+    let (frames, space) = (Lock::new(Rank::Frames, ()), RwLock::new(Rank::Space, ()));
+    let held = space.read();
+    let said = complaint(|| drop(space.read())).expect("one rank, one lock");
+    assert!(said.contains("Space has been held since"), "{said}");
+    drop(held);
+    let held = frames.lock();
+    let said = complaint(|| drop(space.write())).expect("an inversion is noticed");
+    assert!(said.contains("Frames has been held since"), "{said}");
+    drop(held);
+    memory::lock::assert_none_held();
+}
+
+#[test]
+fn a_writer_excludes_readers_and_is_not_kept_waiting() {
+    let value = Arc::new(RwLock::new(Rank::Space, (0_u32, 0_u32)));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (value, done) = (value.clone(), done.clone());
+            std::thread::spawn(move || {
+                // There is always one: a writer that did not keep others out would never begin.
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let value = value.read();
+                    assert_eq!(value.0, value.1, "half of a change is seen");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..500 {
+        let mut value = value.write();
+        value.0 += 1;
+        std::hint::black_box(&mut value);
+        value.1 += 1;
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    assert_eq!(*value.read(), (500, 500));
 }
 
 #[test]

@@ -74,13 +74,13 @@ pub fn set_memory(memory: Memory<Arch>) -> &'static Memory<Arch> {
     MEMORY.call_once(|| memory)
 }
 
-/// The machine's memory.
-///
-/// # Panics
-/// Before boot has installed it.
+/// The machine's memory. Whoever may come before boot has installed it asks [`try_memory`].
 #[inline]
 pub fn memory() -> &'static Memory<Arch> {
-    MEMORY.get().expect("memory is set up at boot")
+    debug_assert!(MEMORY.is_completed());
+    // SAFETY: boot installs it before there is a process, another core or a heap that grows: see
+    // `main`. Asking each time would cost every system call several times over.
+    unsafe { MEMORY.get_unchecked() }
 }
 
 /// The machine's memory, once there is one.

@@ -1,7 +1,7 @@
 //! Exceptions: what the vectors save, and who handles what.
 
 use super::uaccess;
-use crate::process;
+use crate::{process, syscall};
 use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable};
 use core::arch::global_asm;
 pub use wire::event::Access;
@@ -64,6 +64,9 @@ global_asm!(
     LOCAL_EMERGENCY = const super::cpu::LOCAL_EMERGENCY,
     OVERFLOW = const OVERFLOW,
     SYSCALL = sym system_call,
+    SHORT_SYSCALL = sym short_system_call,
+    SHORT_FIRST = const *syscall::SHORT.start(),
+    SHORT_COUNT = const *syscall::SHORT.end() - *syscall::SHORT.start() + 1,
     EL0_EXCEPTION = sym el0_exception,
     EL0_INTERRUPT = sym el0_interrupt,
     EL1_EXCEPTION = sym el1_exception,
@@ -95,6 +98,21 @@ impl Abort {
             entry_cycles,
             page_fault: (0b000100..=0b001111).contains(&(esr & 0x3f)),
         }
+    }
+}
+
+/// What a short system call returns: in x0 and x1.
+#[repr(C)]
+struct Short {
+    value: u64,
+    /// 0: it has to be made as any other.
+    done: u64,
+}
+
+extern "C" fn short_system_call(number: u32) -> Short {
+    match process::entry::short_syscall(number) {
+        Some(value) => Short { value, done: 1 },
+        None => Short { value: 0, done: 0 },
     }
 }
 

@@ -99,6 +99,10 @@ exception_vectors:
     lsr     x1, x0, #26
     cmp     x1, #0x15
     b.ne    el0_other
+    sub     w1, w8, #{SHORT_FIRST}
+    cmp     w1, #{SHORT_COUNT}
+    b.lo    short_call
+any_call:
     save_from_x2 el0
     mov     x0, sp
     bl      {SYSCALL}
@@ -121,6 +125,35 @@ exception_vectors:
     fatal_vector 15
 
     // Right behind the vectors, in reach of their branches.
+    .balign 128
+// A system call that only looks at something. What functions keep stays in its registers, and so do
+// SP_EL0, ELR_EL1 and SPSR_EL1: nothing can interrupt it, and it does not fault.
+short_call:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x30, [sp, #144]
+    mov     w0, w8
+    bl      {SHORT_SYSCALL}
+    ldp     x18, x30, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    cbz     x1, any_call                // a signal waits, which wants all registers
+    ldr     x1, [sp, #8]
+    add     sp, sp, #{FRAME}
+    eret
+
     .balign 128
 el0_other:
     mrs     x1, pmccntr_el0             // early: the cost of a fault counts from here

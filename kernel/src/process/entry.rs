@@ -26,6 +26,17 @@ pub fn syscall(frame: &mut TrapFrame) {
     }
 }
 
+/// SVC from EL0, of one of the calls that only look at something. `None`: it is `syscall`'s after
+/// all, since a signal waits.
+#[inline]
+pub fn short_syscall(number: u32) -> Option<u64> {
+    let thread = current();
+    match thread.signals.attention() {
+        true => None,
+        false => syscall::short(&thread, number).ok(),
+    }
+}
+
 /// A data or instruction abort from EL0.
 #[inline]
 pub fn user_abort(frame: &mut TrapFrame, abort: Abort) {

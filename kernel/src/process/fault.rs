@@ -1,7 +1,8 @@
 //! Page faults: from the abort to the address space and back, with an event for each.
 
+use super::space::Space;
 use super::thread::{Current, Thread};
-use super::{scheduler, signal::Info, space::Space};
+use super::{scheduler, signal::Info};
 use crate::arch::{
     self,
     trap::{Abort, TrapFrame},
@@ -11,7 +12,7 @@ use crate::trace;
 use linux_raw_sys::general::{
     BUS_ADRALN, BUS_ADRERR, BUS_OBJERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGKILL, SIGSEGV,
 };
-use memory::{Denial, Handled, Request};
+use memory::{Denial, Handled, Outcome as Done, Request};
 use wire::event::{self, Event, Fault, Origin, Outcome};
 
 /// After this many faults at one place that all changed nothing, something is wrong.
@@ -29,6 +30,9 @@ pub struct Repeat {
 
 /// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
 /// signal that it earns.
+///
+/// Where nobody wants to hear of it, all that a common fault costs is in this function, and nothing
+/// that has to be in memory.
 #[inline(always)]
 pub fn handle(
     thread: &Current,
@@ -36,10 +40,44 @@ pub fn handle(
     abort: &Abort,
     origin: Origin,
 ) -> Result<(), Info> {
-    handle_once(thread, frame, abort, origin)?;
+    let (esr, addr, cycles) = abort.raw();
+    if trace::enabled(trace::FAULT) || thread.process.has_threads() || !abort.page_fault {
+        return handle_any(thread, frame, esr, addr, cycles, origin);
+    }
+    let Some(space) = thread.space() else {
+        return Err(Info::fault(SIGSEGV, SEGV_MAPERR, addr));
+    };
+    let access = access(abort);
+    let mut inner = space.lock();
+    let handled = space.fault(&mut inner, Request { addr, access });
+    drop(inner);
+    match handled.outcome {
+        // Nothing has changed, and this may have to be counted, or tried, once more.
+        Done::Spurious | Done::Denied | Done::OutOfMemory => {
+            handle_any(thread, frame, esr, addr, cycles, origin)
+        }
+        _ => {
+            thread.usage.count_fault();
+            Ok(())
+        }
+    }
+}
+
+/// Any fault.
+#[inline(never)]
+fn handle_any(
+    thread: &Thread,
+    frame: &TrapFrame,
+    esr: u64,
+    addr: u64,
+    cycles: u64,
+    origin: Origin,
+) -> Result<(), Info> {
+    let taken = Taken::new(thread, frame, (esr, addr, cycles), origin);
+    taken.handle()?;
     #[cfg(feature = "checks")]
     for _ in 0..crate::check::inject::repeats() {
-        handle_once(thread, frame, abort, origin)?;
+        taken.handle()?;
     }
     #[cfg(feature = "checks")]
     if origin == Origin::User {
@@ -48,91 +86,133 @@ pub fn handle(
     Ok(())
 }
 
-#[inline(always)]
-fn handle_once(
-    thread: &Current,
-    frame: &TrapFrame,
-    abort: &Abort,
+/// A fault that was taken.
+struct Taken<'a> {
+    thread: &'a Thread,
+    frame: &'a TrapFrame,
+    abort: Abort,
     origin: Origin,
-) -> Result<(), Info> {
-    let Some(space) = thread.space() else {
-        return Err(Info::fault(SIGSEGV, SEGV_MAPERR, abort.addr));
-    };
-    thread.usage.count_fault();
-    let tlbis = arch::mmu::tlbi_count();
-    if !abort.page_fault {
-        record(
+    /// This CPU's count before.
+    tlbis: u64,
+}
+
+impl<'a> Taken<'a> {
+    fn new(
+        thread: &'a Thread,
+        frame: &'a TrapFrame,
+        (esr, addr, cycles): (u64, u64, u64),
+        origin: Origin,
+    ) -> Self {
+        Taken {
             thread,
-            space,
             frame,
-            abort.raw(),
+            abort: Abort::new(esr, addr, cycles),
             origin,
-            Outcome::Fatal,
-            None,
-            tlbis,
-        );
-        return Err(Info::fault(SIGBUS, other_code(abort.esr), abort.addr));
+            tlbis: arch::mmu::tlbi_count(),
+        }
     }
-    let request = Request {
-        addr: abort.addr,
-        access: access(abort),
-    };
-    let mut outcome = Outcome::OutOfMemory;
-    let mut tell = |handled: &Handled| {
-        outcome = translate(handled.outcome);
-        if outcome == Outcome::Spurious && repeats(thread, frame.pc, abort.addr) {
+
+    fn handle(&self) -> Result<(), Info> {
+        let Abort { addr, esr, .. } = self.abort;
+        let Some(space) = self.thread.space() else {
+            return Err(Info::fault(SIGSEGV, SEGV_MAPERR, addr));
+        };
+        self.thread.usage.count_fault();
+        if !self.abort.page_fault {
+            self.record(space, Outcome::Fatal, None);
+            return Err(Info::fault(SIGBUS, other_code(esr), addr));
+        }
+        if self.thread.process.has_threads() {
+            let mut told = None;
+            let beside = space.fault_beside(self.request(), |handled| {
+                told = self.tell(space, handled);
+            });
+            if let Some(handled) = beside {
+                return self.end(space, handled, told);
+            }
+        }
+        let mut inner = space.lock();
+        let handled = space.fault(&mut inner, self.request());
+        let told = self.tell(space, &handled);
+        drop(inner);
+        self.end(space, handled, told)
+    }
+
+    fn request(&self) -> Request {
+        Request {
+            addr: self.abort.addr,
+            access: access(&self.abort),
+        }
+    }
+
+    /// Puts it on record, while the lock keeps others from changing what it tells of; what it is
+    /// called there. `None`: not yet, since it may go better the next time.
+    fn tell(&self, space: &Space, handled: &Handled) -> Option<Outcome> {
+        (handled.outcome != Done::OutOfMemory).then(|| self.tell_all(space, handled))
+    }
+
+    fn tell_all(&self, space: &Space, handled: &Handled) -> Outcome {
+        let mut outcome = translate(handled.outcome);
+        if outcome == Outcome::Spurious && repeats(self.thread, self.frame.pc, self.abort.addr) {
             outcome = Outcome::Fatal;
         }
         if trace::enabled(trace::FAULT) {
-            record(
-                thread,
-                space,
-                frame,
-                abort.raw(),
-                origin,
-                outcome,
-                Some(*handled),
-                tlbis,
-            );
+            self.record(space, outcome, Some(*handled));
         }
-    };
-    let mut handled = space.fault(request, |handled| {
-        if handled.outcome != memory::Outcome::OutOfMemory {
-            tell(handled);
-        }
-    });
-    if handled.outcome == memory::Outcome::OutOfMemory {
-        handled = reclaim(space, request, handled, &mut tell);
+        outcome
     }
-    if outcome == Outcome::Spurious {
-        let last = thread.spurious().get();
-        let end = arch::time::now() as u32;
-        thread.spurious().set(Repeat { end, ..last });
-    }
-    match outcome {
-        Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal => {
-            Err(refusal(outcome, handled.denial, abort.addr))
-        }
-        _ => Ok(()),
-    }
-}
 
-/// Once more, if there is memory then.
-#[cold]
-#[inline(never)]
-fn reclaim(
-    space: &Space,
-    request: Request,
-    handled: Handled,
-    tell: &mut dyn FnMut(&Handled),
-) -> Handled {
-    match regular::reclaim() {
-        true => space.fault(request, tell),
-        false => {
+    /// After the address space was unlocked: for want of memory, once more if there is some then.
+    fn end(&self, space: &Space, mut handled: Handled, told: Option<Outcome>) -> Result<(), Info> {
+        let outcome = match told {
+            Some(outcome) => outcome,
+            None if regular::reclaim() => {
+                let mut inner = space.lock();
+                handled = space.fault(&mut inner, self.request());
+                self.tell_all(space, &handled)
+            }
             // Nothing has changed.
-            tell(&handled);
-            handled
+            None => self.tell_all(space, &handled),
+        };
+        match outcome {
+            Outcome::Denied | Outcome::OutOfMemory | Outcome::Fatal => {
+                return Err(refusal(outcome, handled.denial, self.abort.addr));
+            }
+            Outcome::Spurious => {
+                let last = self.thread.spurious().get();
+                let end = arch::time::now() as u32;
+                self.thread.spurious().set(Repeat { end, ..last });
+            }
+            _ => {}
         }
+        Ok(())
+    }
+
+    fn record(&self, space: &Space, outcome: Outcome, handled: Option<Handled>) {
+        let tlbis = arch::mmu::tlbi_count() - self.tlbis;
+        let Abort {
+            addr, esr, access, ..
+        } = self.abort;
+        // Before the walk: what tracing costs is not the fault's.
+        let cost = arch::time::cycles().wrapping_sub(self.abort.entry_cycles) as u32;
+        trace::emit(Event::Fault(Fault {
+            outcome,
+            access,
+            origin: self.origin,
+            pid: self.thread.process.pid,
+            space: space.serial,
+            asid: space.root.asid(),
+            cost,
+            pc: self.frame.pc,
+            addr,
+            esr: esr as u32,
+            old: handled.map_or(0, |handled| handled.old),
+            new: handled.map_or(0, |handled| handled.new),
+            refs: handled.map_or(0, |handled| handled.refs),
+            refs_after: handled.map_or(0, |handled| handled.refs_after),
+            tlbis: tlbis as u8,
+            stack: trace::stack::of(self.frame),
+        }));
     }
 }
 
@@ -159,42 +239,6 @@ fn other_code(esr: u64) -> u32 {
     }
 }
 
-#[cold]
-#[allow(clippy::too_many_arguments)]
-fn record(
-    thread: &Thread,
-    space: &Space,
-    frame: &TrapFrame,
-    (esr, addr, cycles): (u64, u64, u64),
-    origin: Origin,
-    outcome: Outcome,
-    handled: Option<Handled>,
-    tlbis: u64,
-) {
-    let abort = Abort::new(esr, addr, cycles);
-    let tlbis = arch::mmu::tlbi_count() - tlbis;
-    // Before the walk: what tracing costs is not the fault's.
-    let cost = arch::time::cycles().wrapping_sub(abort.entry_cycles) as u32;
-    trace::emit(Event::Fault(Fault {
-        outcome,
-        access: abort.access,
-        origin,
-        pid: thread.process.pid,
-        space: space.serial,
-        asid: space.root.asid(),
-        cost,
-        pc: frame.pc,
-        addr: abort.addr,
-        esr: abort.esr as u32,
-        old: handled.map_or(0, |handled| handled.old),
-        new: handled.map_or(0, |handled| handled.new),
-        refs: handled.map_or(0, |handled| handled.refs),
-        refs_after: handled.map_or(0, |handled| handled.refs_after),
-        tlbis: tlbis as u8,
-        stack: trace::stack::of(frame),
-    }));
-}
-
 fn access(abort: &Abort) -> memory::Access {
     match abort.access {
         event::Access::Read => memory::Access::Read,
@@ -203,24 +247,23 @@ fn access(abort: &Abort) -> memory::Access {
     }
 }
 
-fn translate(outcome: memory::Outcome) -> Outcome {
-    use memory::Outcome as From;
+fn translate(outcome: Done) -> Outcome {
     match outcome {
-        From::Spurious => Outcome::Spurious,
-        From::ZeroFill => Outcome::ZeroFill,
-        From::ZeroPage => Outcome::ZeroPage,
-        From::CowCopy => Outcome::CowCopy,
-        From::CowZero => Outcome::CowZero,
-        From::CowReuse => Outcome::CowReuse,
-        From::TableUnshare => Outcome::TableUnshare,
-        From::TableReuse => Outcome::TableReuse,
-        From::SharedWrite => Outcome::SharedWrite,
-        From::FileRead => Outcome::FileRead,
-        From::FileCopy => Outcome::FileCopy,
-        From::Exec => Outcome::Exec,
-        From::StackGrow => Outcome::StackGrow,
-        From::Denied => Outcome::Denied,
-        From::OutOfMemory => Outcome::OutOfMemory,
+        Done::Spurious => Outcome::Spurious,
+        Done::ZeroFill => Outcome::ZeroFill,
+        Done::ZeroPage => Outcome::ZeroPage,
+        Done::CowCopy => Outcome::CowCopy,
+        Done::CowZero => Outcome::CowZero,
+        Done::CowReuse => Outcome::CowReuse,
+        Done::TableUnshare => Outcome::TableUnshare,
+        Done::TableReuse => Outcome::TableReuse,
+        Done::SharedWrite => Outcome::SharedWrite,
+        Done::FileRead => Outcome::FileRead,
+        Done::FileCopy => Outcome::FileCopy,
+        Done::Exec => Outcome::Exec,
+        Done::StackGrow => Outcome::StackGrow,
+        Done::Denied => Outcome::Denied,
+        Done::OutOfMemory => Outcome::OutOfMemory,
     }
 }
 

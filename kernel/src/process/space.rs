@@ -9,8 +9,8 @@ use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{
-    AddressSpace, Backing, Dropped, ForkCounts, Guard, Handled, Lock, MapError, Mapping, PAGE_SIZE,
-    PageCache, Prot, Rank, Refusal, Region, Remap, Request, Root, SpaceError, USER_END,
+    AddressSpace, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, PAGE_SIZE, PageCache,
+    Prot, Rank, Refusal, Region, Remap, Request, Root, RwLock, SpaceError, USER_END, WriteGuard,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -24,7 +24,7 @@ pub struct Space {
     pub root: Root,
     /// Its threads use membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED).
     pub wants_barriers: AtomicBool,
-    inner: Lock<Inner>,
+    inner: RwLock<Inner>,
 }
 
 /// What the lock protects.
@@ -48,7 +48,7 @@ impl Space {
             serial: map.serial(),
             root: map.root(),
             wants_barriers: AtomicBool::new(false),
-            inner: Lock::new(Rank::Space, Inner { map, heap }),
+            inner: RwLock::new(Rank::Space, Inner { map, heap }),
         });
         trace::emit(Event::SpaceNew {
             space: space.serial,
@@ -81,8 +81,8 @@ impl Space {
     /// Locks it.
     #[cfg_attr(feature = "checks", track_caller)]
     #[inline]
-    pub fn lock(&self) -> Guard<'_, Inner> {
-        self.inner.lock()
+    pub fn lock(&self) -> WriteGuard<'_, Inner> {
+        self.inner.write()
     }
 
     /// Makes a mapping, in place of what is mapped there.
@@ -285,18 +285,22 @@ impl Space {
         }
     }
 
-    /// Resolves a fault. `tell` puts it on record before another thread's fault can be resolved: what
-    /// the trace tells of an address space is in the order in which it was done.
+    /// Resolves a fault. Who holds the lock may put it on record before another thread's can be
+    /// resolved: what the trace tells of a page is in the order in which it was done.
     #[inline(always)]
-    pub fn fault(&self, request: Request, tell: impl FnOnce(&Handled)) -> Handled {
-        let mut inner = self.lock();
+    pub fn fault(&self, inner: &mut Inner, request: Request) -> Handled {
         let handled = inner.map.fault(arch::mmu::memory(), request);
         if let Some((start, end)) = handled.grown {
             self.tell_grown(start, end);
         }
-        tell(&handled);
-        drop(inner);
         handled
+    }
+
+    /// `fault`, at the same time as those of other threads, where that may be: `tell` comes before
+    /// what else changes in the page's table.
+    pub fn fault_beside(&self, request: Request, tell: impl FnOnce(&Handled)) -> Option<Handled> {
+        let inner = self.inner.read();
+        inner.map.fault_beside(arch::mmu::memory(), request, tell)
     }
 
     #[cold]

@@ -26,11 +26,14 @@ use wire::event::Event;
 /// What a system call returns in x0.
 type Result = core::result::Result<u64, Errno>;
 
-/// Runs the system call that the registers ask for.
-#[inline]
-pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
-    // The shortest calls need no registers of the caller's saved, which those below do.
-    let result = match frame.x[8] as u32 {
+/// The numbers of the calls that only look at something, and that come here without the caller's
+/// registers: they follow each other.
+pub const SHORT: core::ops::RangeInclusive<u32> = nr::__NR_getpid..=nr::__NR_gettid;
+
+/// Runs a call of [`SHORT`].
+#[inline(always)]
+pub fn short(thread: &Current, number: u32) -> Result {
+    match number {
         nr::__NR_getpid => Ok(thread.process.pid.into()),
         nr::__NR_gettid => Ok(thread.tid().into()),
         nr::__NR_getppid => process::getppid(thread),
@@ -38,6 +41,14 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
         nr::__NR_geteuid => identity::effective(Kind::User),
         nr::__NR_getgid => identity::real(Kind::Group),
         nr::__NR_getegid => identity::effective(Kind::Group),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Runs the system call that the registers ask for.
+#[inline]
+pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
+    let result = match frame.x[8] as u32 {
         nr::__NR_sched_yield => process::sched_yield(),
         _ => {
             thread.usage.enter_kernel();
@@ -61,6 +72,7 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
 fn call(frame: &mut TrapFrame) -> Result {
     let [a, b, c, d, e, f, ..] = frame.x;
     match frame.x[8] as u32 {
+        number @ nr::__NR_getpid..=nr::__NR_gettid => short(&current(), number),
         nr::__NR_exit => crate::process::exit::exit_thread(a as u32),
         nr::__NR_exit_group => crate::process::exit::exit(a as u32),
         nr::__NR_clone => process::clone(frame),

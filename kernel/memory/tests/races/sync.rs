@@ -25,6 +25,8 @@ pub enum Bug {
     StuckTlb,
     /// TLB invalidations do not reach other CPUs.
     DeafCpus,
+    /// Whoever wants a turn at a table gets it.
+    NoTurns,
 }
 
 thread_local! {
@@ -87,6 +89,10 @@ macro_rules! atomic {
                     .unwrap_or_else(|| self.0.fetch_sub(value, Ordering::SeqCst))
             }
 
+            pub fn get_mut(&mut self) -> &mut $value {
+                self.0.get_mut()
+            }
+
             pub fn fetch_max(&self, value: $value, _: Ordering) -> $value {
                 self.0.fetch_max(value, Ordering::SeqCst)
             }
@@ -121,7 +127,69 @@ macro_rules! atomic {
 atomic!(AtomicU32, u32);
 atomic!(AtomicU64, u64);
 
+/// The turns at a table.
+#[derive(Debug, Default)]
+pub struct AtomicBool(shuttle::sync::atomic::AtomicBool);
+
+impl AtomicBool {
+    pub const fn new(value: bool) -> AtomicBool {
+        AtomicBool(shuttle::sync::atomic::AtomicBool::new(value))
+    }
+
+    pub fn swap(&self, value: bool, _: Ordering) -> bool {
+        self.0.swap(value, Ordering::SeqCst) && !planted(Bug::NoTurns)
+    }
+
+    pub fn store(&self, value: bool, _: Ordering) {
+        self.0.store(value, Ordering::SeqCst);
+    }
+}
+
 pub use shuttle::hint::spin_loop;
+
+pub use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+/// With the interface of the crate's own.
+pub struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub const fn new(value: T) -> RwLock<T> {
+        RwLock(shuttle::sync::RwLock::new(value))
+    }
+
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().expect("no CPU has panicked")
+    }
+
+    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
+        self.0.try_read().ok()
+    }
+
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().expect("no CPU has panicked")
+    }
+
+    /// An intent keeps nobody out here: `shuttle` lets everybody have a turn.
+    pub fn try_upgradeable_read(&self) -> Option<Intent<'_, T>> {
+        Some(Intent(self))
+    }
+
+    pub fn upgradeable_read(&self) -> Intent<'_, T> {
+        Intent(self)
+    }
+
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        self.0.try_write().ok()
+    }
+
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().expect("no CPU has panicked")
+    }
+
+    pub fn into_inner(self) -> T {
+        self.0.into_inner().expect("no CPU has panicked")
+    }
+}
 
 /// With the interface of `spin`'s.
 pub struct Mutex<T>(shuttle::sync::Mutex<T>);
@@ -174,3 +242,16 @@ pub fn with_held<R>(f: impl FnOnce(&mut Held) -> R) -> Option<R> {
 
 /// A CPU's are its own alone.
 pub fn with_held_of(_: usize, _: impl FnOnce(&Held)) {}
+
+/// The intent to write.
+pub struct Intent<'a, T>(&'a RwLock<T>);
+
+impl<'a, T> Intent<'a, T> {
+    pub fn try_upgrade(self) -> Result<RwLockWriteGuard<'a, T>, Self> {
+        self.0.try_write().ok_or(self)
+    }
+
+    pub fn upgrade(self) -> RwLockWriteGuard<'a, T> {
+        self.0.write()
+    }
+}

@@ -1,7 +1,7 @@
 //! Address spaces that programs on several CPUs use, and the accounts at the end.
 
 use crate::descriptor::{Leaf, Table};
-use crate::lock::{Lock, Rank};
+use crate::lock::{Rank, RwLock};
 use crate::machine::{FIRST, Machine};
 use crate::sync::be_cpu;
 use crate::tables::L3_SPAN;
@@ -67,7 +67,7 @@ pub struct Space {
     mem: World,
     root: Root,
     /// Not dropped when a race is lost: only an end may do that.
-    map: ManuallyDrop<Lock<AddressSpace>>,
+    map: ManuallyDrop<RwLock<AddressSpace>>,
 }
 
 impl Space {
@@ -75,16 +75,21 @@ impl Space {
         Space {
             mem: mem.clone(),
             root: map.root(),
-            map: ManuallyDrop::new(Lock::new(Rank::Space, map)),
+            map: ManuallyDrop::new(RwLock::new(Rank::Space, map)),
         }
     }
 
     /// With one mapping, of all that a level 3 table can map.
     pub fn new(mem: &World, backing: Backing) -> Space {
+        Space::of(mem, backing, 1)
+    }
+
+    /// With one mapping, of all that some level 3 tables can map.
+    pub fn of(mem: &World, backing: Backing, tables: u64) -> Space {
         let mut map = AddressSpace::new(mem).expect("memory is left");
         let mapping = Mapping {
             start: BASE,
-            end: BASE + L3_SPAN,
+            end: BASE + tables * L3_SPAN,
             prot: Prot::READ.union(Prot::WRITE),
             shared: false,
             backing,
@@ -96,18 +101,18 @@ impl Space {
     }
 
     pub fn fork(&self, mode: ForkMode) -> Space {
-        let forked = self.map.lock().fork(&self.mem, mode);
+        let forked = self.map.write().fork(&self.mem, mode);
         Space::wrap(&self.mem, forked.expect("memory is left").0)
     }
 
     pub fn unmap(&self, start: u64, end: u64) {
-        let done = self.map.lock().unmap(&self.mem, start, end);
+        let done = self.map.write().unmap(&self.mem, start, end);
         done.expect("memory is left");
     }
 
     /// Private frames that it thinks it maps.
     pub fn resident(&self) -> u32 {
-        self.map.lock().resident().anon
+        self.map.read().resident().anon
     }
 
     /// The kernel switches to a thread of it.
@@ -142,10 +147,12 @@ impl Space {
             if let Some(value) = self.mem.mmu.access(va, word, value) {
                 return value;
             }
-            let handled = self
-                .map
-                .lock()
-                .fault(&self.mem, Request { addr: va, access });
+            let request = Request { addr: va, access };
+            let beside = self.map.read().fault_beside(&self.mem, request, |_| ());
+            let handled = match beside {
+                Some(handled) => handled,
+                None => self.map.write().fault(&self.mem, request),
+            };
             assert!(handled.succeeded(), "{handled:?}");
         }
     }

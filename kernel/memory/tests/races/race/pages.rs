@@ -46,6 +46,84 @@ fn cow_against_cow_in_one_space_finds_a_stale_tlb() {
     assert!(said.contains("left: 0"), "{said}");
 }
 
+#[test]
+fn cow_against_cow_in_one_space_finds_two_at_one_leaf() {
+    finds(Bug::NoTurns, cow_against_cow_in_one_space);
+}
+
+/// Threads of one program write to pages of their own, and to one that nobody has written, while
+/// another unmaps what none of them uses.
+fn fault_against_fault_and_unmap() {
+    let mem = world(40);
+    let space = Arc::new(Space::new(&mem, Backing::Anonymous));
+    space.write(page(8), 0, 8);
+    let mut threads: Vec<_> = (1..3)
+        .map(|cpu| {
+            let space = space.clone();
+            on_cpu(cpu, move || {
+                space.write(page(cpu as u64), 0, cpu as u64);
+                space.write(page(0), cpu, cpu as u64);
+            })
+        })
+        .collect();
+    threads.push({
+        let space = space.clone();
+        on_cpu(3, move || space.unmap(page(8), page(9)))
+    });
+    threads.into_iter().for_each(join);
+    for cpu in 1..3 {
+        assert_eq!(space.read(page(cpu as u64), 0), cpu as u64);
+        assert_eq!(space.read(page(0), cpu), cpu as u64, "a store is lost");
+    }
+    assert_eq!(space.resident(), 3, "pages are miscounted");
+    check_counts(&mem, &[&space], &[]);
+    end(space);
+    check_empty(&mem);
+}
+
+#[test]
+fn fault_against_fault_and_unmap_holds() {
+    holds(fault_against_fault_and_unmap);
+}
+
+#[test]
+fn fault_against_fault_and_unmap_finds_two_at_one_leaf() {
+    finds(Bug::NoTurns, fault_against_fault_and_unmap);
+}
+
+/// Threads of one program fill pages of different tables.
+fn fault_against_fault_in_two_tables() {
+    const TABLE: u64 = 512;
+    let mem = world(32);
+    let space = Arc::new(Space::of(&mem, Backing::Anonymous, 2));
+    space.write(page(0), 0, 1);
+    space.write(page(TABLE), 0, 1);
+    let threads = [1, 2].map(|cpu| {
+        let space = space.clone();
+        on_cpu(cpu as usize, move || {
+            for number in 1..3 {
+                space.write(page((cpu - 1) * TABLE + number), 0, cpu);
+            }
+        })
+    });
+    let [..] = threads.map(join);
+    assert_eq!(space.resident(), 6, "pages are miscounted");
+    check_counts(&mem, &[&space], &[]);
+    end(space);
+    check_empty(&mem);
+}
+
+#[test]
+fn fault_against_fault_in_two_tables_holds() {
+    holds(fault_against_fault_in_two_tables);
+}
+
+#[test]
+fn fault_against_fault_in_two_tables_finds_a_lost_count() {
+    let said = finds(Bug::TornAdd, fault_against_fault_in_two_tables);
+    assert!(said.contains("miscounted"), "{said}");
+}
+
 /// Parent and child write to their common page. Either may be the last owner.
 fn cow_against_cow_in_two_spaces() {
     let mem = world(32);

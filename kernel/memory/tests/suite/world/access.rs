@@ -74,7 +74,16 @@ impl World {
                 Err(_) => {}
             }
             let space = &mut self.processes[process].space;
-            let handled = space.fault(&self.mem, Request { addr, access });
+            let request = Request { addr, access };
+            // Some as threads have them, that share the address space's lock.
+            let beside = match (page + offset) % 2 {
+                0 => space.fault_beside(&self.mem, request, |_| ()),
+                _ => None,
+            };
+            let handled = match beside {
+                Some(handled) => handled,
+                None => space.fault(&self.mem, request),
+            };
             let spurious = handled.outcome == Outcome::Spurious;
             self.mem.mmu.done(Operation::Fault { va: addr, spurious });
             *self.outcomes.entry(name(handled.outcome)).or_default() += 1;
