@@ -136,15 +136,18 @@ fn tell(text: &mut impl Write, number: usize) -> fmt::Result {
             Some(thread) => thread.kernel_stack(),
             None => scheduler::local(number).first_stack(),
         };
-        let (longest, nearest) = unwind::innermost(stack);
-        text.write_str("  by what is on its stack, of which the first may be over:\n")?;
-        if let Some(frame) = longest {
-            backtrace(text, frame);
-        }
-        if let Some(frame) = nearest {
-            text.write_str("  or, if those are over:\n")?;
-            backtrace(text, frame);
-        }
+        text.write_str("  by what is on its stack, where some may be over:\n")?;
+        let mut rows = 0;
+        unwind::rows(stack, |address, begins| {
+            if begins {
+                rows += 1;
+            }
+            // The port cannot fail.
+            if begins && rows > 1 {
+                let _ = text.write_str("  or, if the first of those are over:\n");
+            }
+            let _ = writeln!(text, "  called from {address:#018x}");
+        });
     }
     Ok(())
 }

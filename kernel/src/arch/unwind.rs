@@ -3,7 +3,6 @@
 
 use super::layout;
 use core::arch::asm;
-use core::cmp::Reverse;
 use core::ops::Range;
 
 /// Return addresses that are told at most.
@@ -79,49 +78,51 @@ pub fn from_frame(mut at: u64, mut f: impl FnMut(u64)) {
     }
 }
 
-/// The innermost frame record of a stack of which nobody knows how much is in use, as it may be:
-/// two guesses, or one if they agree.
+/// The rows of calls on a stack of which nobody knows how much is in use. `f` is told the return
+/// addresses of each, innermost first, and whether a row begins; a row ends where it joins one before.
 ///
-/// What has returned is on the stack still, and looks like what has not. The longest row of calls is
-/// right if its innermost one still runs. Where that has returned, and its caller goes on without
-/// calling anything as deep, the row of those records is right that are nearest to their callers.
-pub fn innermost(stack: Range<u64>) -> (Option<u64>, Option<u64>) {
-    let records = || (stack.start.next_multiple_of(16)..stack.end).step_by(16);
-    let longest = records().filter_map(|at| {
-        let (length, outermost) = row(&stack, at)?;
-        Some((length, Reverse(at), outermost))
-    });
-    let Some((_, Reverse(longest), outermost)) = longest.max() else {
-        return (None, None);
-    };
-    let mut nearest = outermost;
-    let calls = |at: u64, caller: u64| {
-        record(at).is_some_and(|[next, back]| next == caller && follows_call(back))
-    };
-    while let Some(at) = records()
-        .filter(|&at| at < nearest && calls(at, nearest))
-        .last()
-    {
-        nearest = at;
+/// What has returned is on the stack still, and looks like what has not: one of the rows is right
+/// from some call on.
+pub fn rows(stack: Range<u64>, mut f: impl FnMut(u64, bool)) {
+    /// Records that are told at most.
+    const MOST: usize = 64;
+    let mut told = [0; MOST];
+    let mut count = 0;
+    for first in (stack.start.next_multiple_of(16)..stack.end).step_by(16) {
+        if !is_row(&stack, first) {
+            continue;
+        }
+        let mut at = first;
+        while count < MOST
+            && stack.contains(&at)
+            && !told[..count].contains(&at)
+            && let Some([next, back]) = record(at)
+        {
+            f(back, at == first);
+            told[count] = at;
+            count += 1;
+            at = next;
+        }
     }
-    (Some(longest), (nearest != longest).then_some(nearest))
 }
 
-/// The length of a row of calls that begins at a record, and the last record of it; none: it is none.
-fn row(stack: &Range<u64>, mut at: u64) -> Option<(usize, u64)> {
-    for length in 1..=DEPTH {
-        let [next, back] = record(at)?;
+/// Whether a row of calls begins at a record, which leads out of the stack.
+fn is_row(stack: &Range<u64>, mut at: u64) -> bool {
+    for _ in 0..DEPTH {
+        let Some([next, back]) = record(at) else {
+            return false;
+        };
         if !follows_call(back) {
-            return None;
+            return false;
         }
         // Whoever came from a program, or begins a thread, has the program's frame pointer, or 0.
         if !stack.contains(&next) {
-            return Some((length, at));
+            return true;
         }
         if next <= at {
-            return None;
+            return false;
         }
         at = next;
     }
-    None
+    false
 }

@@ -10,7 +10,7 @@ use user::linux::*;
 use user::memory::Pages;
 use user::process::{self, Pid};
 use user::thread::{self, Thread};
-use user::{Args, OrFail, Result, check, println, syscall, time};
+use user::{Args, OrFail, Result, check, file, println, syscall, time};
 
 mod ends;
 mod futexes;
@@ -37,6 +37,7 @@ fn main(args: Args) {
             futexes::across_fork();
             memory::faults();
             memory::snapshots();
+            memory::dirty_cow();
             signals::directed();
             signals::stacks();
         }

@@ -93,6 +93,40 @@ pub fn snapshots() {
     println!("snapshots: {torn} torn");
 }
 
+/// Dirty COW (CVE-2016-5195): the kernel writes to a private page of a file for one thread while
+/// another drops it again and again. Whatever the two meet, the write goes to a copy.
+pub fn dirty_cow() {
+    const ROUNDS: u64 = 1000;
+    let file = file::open(c"/proc/self/exe", O_RDONLY).or_fail("open");
+    let map = || Pages::map_file(file, 1).or_fail("mmap");
+    let (seen, own) = (map(), map());
+    own.protect(PROT_READ | PROT_WRITE).or_fail("mprotect");
+    let before = seen.read(0);
+    let page = words();
+    let stop = word(page, 0);
+    let dropper = spawn(move || {
+        while stop.load(SeqCst) == 0 {
+            let drop = [
+                own.address(0),
+                own.address(1) - own.address(0),
+                MADV_DONTNEED as usize,
+            ];
+            call(__NR_madvise, drop).or_fail("madvise");
+        }
+    });
+    let pipe = file::pipe2(0).or_fail("pipe2");
+    let mut reached = 0;
+    for round in 1..=ROUNDS {
+        file::write_all(pipe.writer, &round.to_ne_bytes()).or_fail("write");
+        let into = [pipe.reader as usize, own.address(0), size_of_val(&round)];
+        call(__NR_read, into).or_fail("read");
+        reached += u32::from(seen.read(0) != before);
+    }
+    stop.store(1, SeqCst);
+    dropper.join().or_fail("munmap");
+    println!("dirty cow: {reached} writes reached the file");
+}
+
 /// A child has the thread that forked, and no other.
 pub fn child_is_alone() {
     let page = words();
