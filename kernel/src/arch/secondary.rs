@@ -10,8 +10,9 @@ use crate::{driver, process, watchdog};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// A core has this long, microseconds. It takes few; QEMU's may wait for the host's scheduler.
-const PATIENCE: u64 = 200_000;
+/// A core has this long, microseconds. It takes few; QEMU's wait for the host's scheduler, which may
+/// have much else to do.
+const PATIENCE: u64 = 3_000_000;
 
 #[repr(C, align(4096))]
 struct Root([AtomicU64; 512]);
@@ -75,6 +76,11 @@ pub fn start_all(board: &Board, most: usize) {
                 defmt::warn!("a core got lost on its way: no more are started");
                 return;
             }
+        } else {
+            defmt::warn!(
+                "core {=u64:#x} does not start: it is not used",
+                core.affinity
+            );
         }
     }
 }
