@@ -125,10 +125,10 @@ fn status(child: impl FnOnce() -> i32) -> u32 {
 
 /// Threads of this process, as /proc tells.
 fn count() -> u32 {
-    let fd = user::file::open(c"/proc/self/status", O_RDONLY).or_fail("open");
+    let fd = file::open(c"/proc/self/status", O_RDONLY).or_fail("open");
     let mut text = [0; 2048];
-    let len = user::file::read(fd, &mut text).or_fail("read");
-    user::file::close(fd).or_fail("close");
+    let len = file::read(fd, &mut text).or_fail("read");
+    file::close(fd).or_fail("close");
     let text = core::str::from_utf8(&text[..len]).unwrap_or("");
     let line = text.lines().find_map(|line| line.strip_prefix("Threads:"));
     line.and_then(|count| count.trim().parse().ok())
