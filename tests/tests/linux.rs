@@ -495,8 +495,8 @@ fn interpreters() {
 /// variables.
 const THREADED: &[&str] = &[
     "seq 40000 -1 1 > /tmp/n; sort --parallel=4 -S 300k /tmp/n | cksum; sort --parallel=4 -n /tmp/n | cksum",
-    "seq 1 60000 > /tmp/n; xz -T4 --block-size=64KiB -1 -k /tmp/n; cksum /tmp/n.xz; xz -T4 -dc /tmp/n.xz | cksum",
-    "xz -T4 -t /tmp/n.xz; xz -T4 -dc /tmp/n.xz | tail -n 1; head -c 3000 /tmp/n.xz | xz -T4 -dc | cksum; xz -T4 -l /tmp/n",
+    "seq 1 60000 > /tmp/n; xz -T4 --block-size=64KiB -1 -fk /tmp/n; cksum /tmp/n.xz; xz -T4 -dc /tmp/n.xz | cksum",
+    "xz -T4 -t /tmp/n.xz; xz -T4 -dc /tmp/n.xz | tail -n 1; head -c 3000 /tmp/n.xz | xz -T4 -dc | cksum; xz -T4 -l /tmp/n; rm /tmp/n /tmp/n.xz",
 ];
 
 #[test]
