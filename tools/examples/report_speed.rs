@@ -1,6 +1,9 @@
 //! How fast traces are read: a sweep of copy-on-write faults, about a million events.
 //!
 //! `cargo run --release -p tools --example report_speed`
+//!
+//! With a file and a number of forks (120 without) it writes the trace, to be read by other means:
+//! 14,000 are 1 GiB.
 
 #[allow(dead_code)]
 #[path = "../tests/support/mod.rs"]
@@ -18,7 +21,6 @@ use wire::event::ForkMode;
 
 const START: u64 = 0x7000_0000;
 const PAGES: u64 = 4096;
-const ROUNDS: usize = 120;
 
 #[derive(Parser)]
 struct Dump {
@@ -32,7 +34,7 @@ struct Faults {
     args: FaultsArgs,
 }
 
-fn trace() -> Vec<u8> {
+fn trace(forks: usize) -> Vec<u8> {
     let mut kernel = Kernel::boot();
     kernel.map(1, START, PAGES);
     let sweep = |kernel: &mut Kernel, pid| {
@@ -41,7 +43,7 @@ fn trace() -> Vec<u8> {
         }
     };
     sweep(&mut kernel, 1);
-    for _ in 0..ROUNDS {
+    for _ in 0..forks {
         let child = kernel.fork(1, ForkMode::Classic);
         sweep(&mut kernel, child);
         kernel.exit(child, 1, 0);
@@ -72,7 +74,12 @@ fn time(what: &str, events: u64, work: impl FnOnce() -> anyhow::Result<()>) -> a
 }
 
 fn main() -> anyhow::Result<()> {
-    let trace = trace();
+    let mut arguments = std::env::args().skip(1);
+    if let Some(file) = arguments.next() {
+        let forks = arguments.next().map_or(Ok(120), |forks| forks.parse())?;
+        return Ok(std::fs::write(file, trace(forks))?);
+    }
+    let trace = trace(120);
     let state = stream::read(&mut trace.as_slice(), &mut ())?;
     let events: u64 = state.machine.events.iter().sum();
     println!(
