@@ -76,11 +76,6 @@ pub fn start_all(board: &Board, most: usize) {
                 defmt::warn!("a core got lost on its way: no more are started");
                 return;
             }
-        } else {
-            defmt::warn!(
-                "core {=u64:#x} does not start: it is not used",
-                core.affinity
-            );
         }
     }
 }
