@@ -6,6 +6,14 @@ use super::descriptor::Descriptor;
 
 const CHUNK: u64 = 512;
 
+/// Counts of neighbouring frames.
+#[derive(Debug)]
+struct Chunk {
+    counts: [u32; CHUNK as usize],
+    /// Those of them that are not 0. At 0 the chunk is dropped: what a trace has used in all is not kept.
+    used: u32,
+}
+
 /// Frame numbers from here on stand for frames whose number the trace does not give (what an eager
 /// fork copies to), until it does. No machine of ours has physical addresses that high.
 const STAND_IN: u64 = 1 << 35;
@@ -14,7 +22,7 @@ const STAND_IN: u64 = 1 << 35;
 #[derive(Debug, Default)]
 pub struct Frames {
     // Chunks, because neighbouring frames are used together and a map entry per frame is slow.
-    chunks: FxHashMap<u64, Box<[u32; CHUNK as usize]>>,
+    chunks: FxHashMap<u64, Box<Chunk>>,
     /// Real frames behind stand-ins that leaves still name.
     real: FxHashMap<u64, u64>,
     stand_ins: u64,
@@ -51,8 +59,7 @@ impl Frames {
     /// The trace has named the frame that `stand_in` stands for.
     pub fn reveal(&mut self, stand_in: u64, frame: u64) {
         let count = self.references(stand_in);
-        let real = self.count_mut(frame);
-        *real = real.saturating_add(count);
+        self.add(frame, count);
         self.real.insert(stand_in, frame);
     }
 
@@ -61,38 +68,29 @@ impl Frames {
         let frame = self.known(frame).unwrap_or(frame);
         self.chunks
             .get(&(frame / CHUNK))
-            .map_or(0, |chunk| chunk[(frame % CHUNK) as usize])
+            .map_or(0, |chunk| chunk.counts[(frame % CHUNK) as usize])
     }
 
     /// One more; returns the new count.
     pub fn acquire(&mut self, frame: u64) -> u32 {
         let behind = self.behind(frame);
         self.changes(behind.unwrap_or(frame));
-        let mut count = 0;
-        for frame in [Some(frame), behind].into_iter().flatten() {
-            let slot = self.count_mut(frame);
-            *slot = slot.saturating_add(1);
-            count = *slot;
-        }
-        count
+        let count = self.add(frame, 1);
+        behind.map_or(count, |behind| self.add(behind, 1))
     }
 
     /// One less; returns the new count, or `None` if there was none to drop.
     pub fn release(&mut self, frame: u64) -> Option<u32> {
         let behind = self.behind(frame);
         self.changes(behind.unwrap_or(frame));
-        let slot = self.count_mut(frame);
-        *slot = slot.checked_sub(1)?;
-        let count = *slot;
+        let count = self.drop_one(frame)?;
         let Some(behind) = behind else {
             return Some(count);
         };
         if count == 0 {
             self.real.remove(&frame);
         }
-        let slot = self.count_mut(behind);
-        *slot = slot.checked_sub(1)?;
-        Some(*slot)
+        self.drop_one(behind)
     }
 
     fn changes(&mut self, frame: u64) {
@@ -106,10 +104,37 @@ impl Frames {
         self.known(frame).filter(|known| *known != frame)
     }
 
-    fn count_mut(&mut self, frame: u64) -> &mut u32 {
-        let chunk = self.chunks.entry(frame / CHUNK);
-        let chunk = chunk.or_insert_with(|| Box::new([0; CHUNK as usize]));
-        &mut chunk[(frame % CHUNK) as usize]
+    /// So many more; returns the new count.
+    fn add(&mut self, frame: u64, more: u32) -> u32 {
+        if more == 0 {
+            return self.references(frame);
+        }
+        let chunk = self.chunks.entry(frame / CHUNK).or_insert_with(|| {
+            Box::new(Chunk {
+                counts: [0; CHUNK as usize],
+                used: 0,
+            })
+        });
+        let count = &mut chunk.counts[(frame % CHUNK) as usize];
+        chunk.used += u32::from(*count == 0);
+        *count = count.saturating_add(more);
+        *count
+    }
+
+    /// One less; returns the new count, or `None` if there was none to drop.
+    fn drop_one(&mut self, frame: u64) -> Option<u32> {
+        let number = frame / CHUNK;
+        let chunk = self.chunks.get_mut(&number)?;
+        let slot = &mut chunk.counts[(frame % CHUNK) as usize];
+        *slot = slot.checked_sub(1)?;
+        let count = *slot;
+        if count == 0 {
+            chunk.used -= 1;
+            if chunk.used == 0 {
+                self.chunks.remove(&number);
+            }
+        }
+        Some(count)
     }
 }
 
@@ -135,5 +160,6 @@ mod tests {
         assert_eq!(frames.known(unknown), None);
         assert_eq!(frames.release(7), Some(0));
         assert_eq!(frames.release(7), None);
+        assert!(frames.chunks.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use crate::analysis::symbols::Symbols;
 
 /// Places told apart; more are counted together.
 const PLACES_MAX: usize = 65536;
-/// Copied pages told apart, of all places together; of more it is not known whether they are others.
+/// Copied pages told apart, of all places together, and blocks of an address space; of more it is not known whether they are others.
 const PAGES_MAX: usize = 1 << 18;
 
 /// Where sharing was broken: the instruction and its caller (the instruction alone may be that of
@@ -141,8 +141,10 @@ pub struct Lines {
     last: Option<((Space, u64, u64), usize)>,
     others: (Cost, Cost),
     pages: usize,
-    /// What larger pages would have copied: address space, number of the block, fork.
-    blocks: FxHashSet<(Space, u64, ForkId)>,
+    /// What larger pages would have copied in each live address space: number of the block, fork.
+    blocks: FxHashMap<Space, FxHashSet<(u64, ForkId)>>,
+    /// As many such blocks were in those that have ended.
+    blocks_ended: u64,
     copied_pages: u64,
     /// Frames with copies that the kernel will compare.
     copied: FxHashMap<u64, Copied>,
@@ -177,10 +179,9 @@ impl Lines {
     /// Bytes copied by writes after forks, and what the same writes would have copied with pages of
     /// [`BLOCK_SIZE`].
     pub fn bytes(&self) -> (u64, u64) {
-        (
-            self.copied_pages * PAGE_SIZE,
-            self.blocks.len() as u64 * BLOCK_SIZE,
-        )
+        let live: usize = self.blocks.values().map(FxHashSet::len).sum();
+        let blocks = self.blocks_ended + live as u64;
+        (self.copied_pages * PAGE_SIZE, blocks * BLOCK_SIZE)
     }
 
     /// What the kernel compared, if it was asked to.
@@ -264,9 +265,9 @@ impl Lines {
                 line.made = Some(Place::new(&state.machine, fault.space, change.before.pc));
             }
             self.copied_pages += 1;
-            if self.blocks.len() < PAGES_MAX {
-                let block = fault.addr / BLOCK_SIZE;
-                self.blocks.insert((fault.space, block, change.fork));
+            let blocks = self.blocks.entry(fault.space).or_default();
+            if blocks.len() < PAGES_MAX {
+                blocks.insert((fault.addr / BLOCK_SIZE, change.fork));
             }
             if self.pages < PAGES_MAX {
                 self.pages += usize::from(line.pages.insert(fault.addr / PAGE_SIZE));
@@ -311,6 +312,10 @@ impl Observer for Lines {
             }
             // Another file may be mapped where the last place was.
             Event::Map(_) | Event::Unmap { .. } | Event::Move { .. } => self.last = None,
+            Event::SpaceEnd { space, .. } => {
+                let blocks = self.blocks.remove(&space);
+                self.blocks_ended += blocks.map_or(0, |blocks| blocks.len() as u64);
+            }
             Event::Amplification {
                 frame,
                 kept,

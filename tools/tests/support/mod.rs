@@ -286,7 +286,8 @@ impl Kernel {
             space,
             asid,
             cost,
-            pc: 0x40_1000 + u64::from(pid) * 4,
+            // Of a program that ends somewhere.
+            pc: 0x40_1000 + u64::from(pid % 1024) * 4,
             addr,
             esr: 0x9200_0000 | u32::from(write) << 6 | status,
             old,
