@@ -49,18 +49,22 @@ fn top_as_text() {
     system();
     let top = |words: &[&str]| {
         let mut command = cowscope();
-        command.args(["top", "--interval", "60", "--"]).args(words);
+        command.args(["top", "--interval", "60"]).args(words);
         let output = command.stdin(Stdio::null()).output().expect("it runs");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         (output.status.code(), text)
     };
-    let (code, text) = top(&["store", "64"]);
+    let (code, text) = top(&["--", "store", "64"]);
     assert_eq!(code, Some(0));
     assert!(!text.contains('\x1b'), "{text:?}");
     let line = text.lines().find(|line| line.contains("Store::set"));
     let line = line.unwrap_or_else(|| panic!("Store::set is not in {text}"));
     assert!(line.trim_start().starts_with("64 "), "{line}");
-    assert_eq!(top(&["false"]).0, Some(1));
+    assert_eq!(top(&["--", "false"]).0, Some(1));
+    // An eager fork leaves nothing to copy later.
+    let (code, text) = top(&["--run", "--fork eager --cpus 2", "--", "store", "64"]);
+    assert_eq!(code, Some(0));
+    assert!(!text.contains("Store::set"), "{text}");
 }
 
 /// Follows a file that grows: what is written after it has begun counts, and the last frame ends it.

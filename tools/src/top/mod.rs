@@ -35,6 +35,7 @@ const CONSOLE_MAX: usize = 200;
 const EXAMPLES: &str = "\
 Examples:
   cowscope top -- store 4096                   boot a machine with a program, and watch it
+  cowscope top --run '--cpus 4' -- prefork     the same, with other options of `run`
   cowscope run -o x.cow -- ./server & cowscope top x.cow
   cowscope top                                 the trace of the last run, as it is written";
 
@@ -55,6 +56,14 @@ pub struct TopArgs {
     /// Overwrite that file
     #[arg(short, long, requires = "output")]
     pub force: bool,
+    /// Options of `run` for PROGRAM's machine, divided by blanks: --run '--cpus 4 --fork eager'
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        requires = "program",
+        allow_hyphen_values = true
+    )]
+    pub run: Vec<String>,
     /// Seconds from one picture to the next
     #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_seconds)]
     pub interval: Duration,
@@ -157,6 +166,11 @@ impl Machine {
         if args.force {
             command.arg("--force");
         }
+        command.args(
+            args.run
+                .iter()
+                .flat_map(|options| options.split_whitespace()),
+        );
         command.arg("--").args(&args.program).stdin(Stdio::null());
         if on_screen {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
