@@ -74,6 +74,7 @@ fn files() {
     compare(&["files"], |line| !line.starts_with("preadv2"));
     compare(&["polls"], all);
     compare(&["events"], all);
+    compare(&["splices"], all);
 }
 
 /// The emulator drops flags of a type that it does not know, and has room for more files than it was

@@ -257,6 +257,77 @@ impl End {
         events
     }
 
+    /// Waits until there is something to read, or nobody will write.
+    pub fn wait_data(&self, nonblocking: bool) -> Result<(), Errno> {
+        let mut state = self.pipe.state.lock();
+        while state.pages.is_empty() {
+            if state.writers == 0 {
+                return Ok(());
+            }
+            if nonblocking {
+                return Err(Errno::EAGAIN);
+            }
+            state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
+            if state.pages.is_empty() && thread::current().interrupted() {
+                return Err(Errno::EINTR);
+            }
+        }
+        // The wake-up may have been meant for a reader, who finds the data still there.
+        state.wait_read.wake_all();
+        Ok(())
+    }
+
+    /// Waits until a page can be written.
+    pub fn wait_room(&self, nonblocking: bool) -> Result<(), Errno> {
+        let mut state = self.pipe.state.lock();
+        loop {
+            if state.readers == 0 {
+                return Err(Errno::EPIPE);
+            }
+            if state.pages.len() < state.capacity {
+                return Ok(());
+            }
+            if nonblocking {
+                return Err(Errno::EAGAIN);
+            }
+            state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_write);
+            let full = state.pages.len() >= state.capacity;
+            if full && state.readers > 0 && thread::current().interrupted() {
+                return Err(Errno::EINTR);
+            }
+        }
+    }
+
+    /// Copies what follows the first `skip` bytes, which all stay.
+    pub fn peek(&self, mut skip: usize, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for page in &self.pipe.state.lock().pages {
+            let bytes = &page.bytes[page.start..];
+            let rest = &bytes[skip.min(bytes.len())..];
+            skip -= skip.min(bytes.len());
+            let count = rest.len().min(to.len() - done);
+            to[done..done + count].copy_from_slice(&rest[..count]);
+            done += count;
+        }
+        done
+    }
+
+    /// Undoes a read of `bytes`, but for the first `kept`: for a moment the pipe may hold a page
+    /// more than it should. Between the two somebody else may have read what comes after.
+    pub fn put_back(&self, bytes: Vec<u8>, kept: usize) -> Result<(), Errno> {
+        let mut state = self.pipe.state.lock();
+        state.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        state.pages.push_front(Page {
+            bytes,
+            start: kept,
+            packet: false,
+        });
+        state.wait_read.wake_all();
+        drop(state);
+        self.pipe.watchers.notify(POLLIN);
+        Ok(())
+    }
+
     /// Reads what there is; waits for the first byte unless `nonblocking`.
     pub fn read(&self, to: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
         if to.left() == 0 {

@@ -18,7 +18,7 @@ use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
 use errno::Errno;
-use file::{attribute, descriptor, directory, event, io, name, open, poll, socket, stat};
+use file::{attribute, descriptor, directory, event, io, name, open, poll, socket, splice, stat};
 use identity::Kind;
 use linux_raw_sys::general as nr;
 use wire::event::Event;
@@ -145,6 +145,9 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_fallocate => io::fallocate(a, b as u32, c, d),
         nr::__NR_sendfile => io::sendfile(a, b, c, d),
         nr::__NR_copy_file_range => io::copy_file_range(a, b, c, d, e, f as u32),
+        nr::__NR_splice => splice::splice(a, b, c, d, e, f as u32),
+        nr::__NR_tee => splice::tee(a, b, c, d as u32),
+        nr::__NR_vmsplice => splice::vmsplice(a, b, c, d as u32),
         nr::__NR_ppoll => poll::ppoll(a, b, c, d, e),
         nr::__NR_pselect6 => poll::pselect6(a, [b, c, d], e, f),
         nr::__NR_epoll_create1 => event::epoll_create1(a as u32),

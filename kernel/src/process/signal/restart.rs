@@ -80,6 +80,8 @@ fn kind(number: u32, arguments: &[u64; 31]) -> Kind {
         | nr::__NR_sendmsg
         | nr::__NR_sendfile
         | nr::__NR_splice
+        | nr::__NR_tee
+        | nr::__NR_vmsplice
         | nr::__NR_copy_file_range => Kind::Flag,
         _ => Kind::Never,
     }

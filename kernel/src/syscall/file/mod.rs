@@ -9,6 +9,7 @@ pub mod name;
 pub mod open;
 pub mod poll;
 pub mod socket;
+pub mod splice;
 pub mod stat;
 
 use super::errno::Errno;

@@ -200,6 +200,30 @@ pub const CALLS: &[Call] = &[
     )
     .before(hooks::from_the_start),
     call(
+        "splice",
+        __NR_splice,
+        [FILE, 0, WRITER, 0, 8],
+        &[at(1, Exchange(&[8])).optional()],
+    )
+    .of("in ")
+    .before(hooks::room_in_the_pipe),
+    call(
+        "splice",
+        __NR_splice,
+        [READER, 0, OTHER, 0, 8],
+        &[at(3, Exchange(&[8])).optional()],
+    )
+    .of("out ")
+    .before(hooks::bytes_in_the_pipe),
+    plain("tee"),
+    call(
+        "vmsplice",
+        __NR_vmsplice,
+        [WRITER, 0, 1],
+        &[at(1, Vector), at(1, Source)],
+    )
+    .before(hooks::room_in_the_pipe),
+    call(
         "ppoll",
         __NR_ppoll,
         [0, 1, 0, 0, 8],
