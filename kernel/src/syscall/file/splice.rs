@@ -186,12 +186,17 @@ pub fn splice(input: u64, in_at: u64, output: u64, out_at: u64, len: u64, flags:
             return Err(Errno::EINVAL);
         }
         let nonblocking = flag || from.nonblocking() || to.nonblocking();
-        source.wait_data(nonblocking)?;
-        // That nobody reads the other one comes before the end of this one.
-        with_signal(target.wait_room(nonblocking))?;
-        return from_pipe(source, transfer(len), true, |bytes, _| {
-            with_signal(target.write(bytes, true))
-        });
+        loop {
+            both_ready(source, target, nonblocking)?;
+            let done = from_pipe(source, transfer(len), true, |bytes, _| {
+                with_signal(target.write(bytes, true))
+            });
+            match done {
+                // Somebody else was there first.
+                Err(Errno::EAGAIN) if !nonblocking => {}
+                done => return done,
+            }
+        }
     }
     // The one that is no pipe, and where in it.
     let (other, at) = if source.is_some() {
@@ -222,6 +227,34 @@ pub fn splice(input: u64, in_at: u64, output: u64, out_at: u64, len: u64, flags:
     Ok(done)
 }
 
+/// Waits until one pipe has data and the other one room. That nobody reads the other one comes before
+/// the end of the first.
+fn both_ready(source: &End, target: &End, nonblocking: bool) -> Fallible<()> {
+    source.wait_data(nonblocking)?;
+    with_signal(target.wait_room(nonblocking))
+}
+
+/// Copies what is in a pipe to another one, as far as there is room; 0 if nobody will write any more.
+fn copy_pipe(source: &End, target: &End, len: usize) -> Result {
+    let mut done = 0;
+    while done < len {
+        let mut bytes = step_buffer(len - done)?;
+        let got = source.peek(done, &mut bytes);
+        if got == 0 {
+            break;
+        }
+        match with_signal(target.write(&mut Buffer::kernel(&mut bytes[..got]), true)) {
+            Ok(count) => done += count,
+            Err(error) => return partial(done, Err(error)),
+        }
+    }
+    if done == 0 {
+        // EAGAIN, unless this is the end.
+        source.wait_data(true)?;
+    }
+    Ok(done as u64)
+}
+
 /// tee(in, out, length, flags): what is in a pipe goes to another one, and stays.
 pub fn tee(input: u64, output: u64, len: u64, flags: u32) -> Result {
     if flags & !FLAGS != 0 {
@@ -241,23 +274,14 @@ pub fn tee(input: u64, output: u64, len: u64, flags: u32) -> Result {
         return Err(Errno::EINVAL);
     }
     let nonblocking = flags & SPLICE_F_NONBLOCK != 0 || from.nonblocking() || to.nonblocking();
-    source.wait_data(nonblocking)?;
-    // That nobody reads the other one comes before the end of this one.
-    with_signal(target.wait_room(nonblocking))?;
-    let len = transfer(len);
-    let mut done = 0;
-    while done < len {
-        let mut bytes = step_buffer(len - done)?;
-        let got = source.peek(done, &mut bytes);
-        if got == 0 {
-            break;
-        }
-        match with_signal(target.write(&mut Buffer::kernel(&mut bytes[..got]), true)) {
-            Ok(count) => done += count,
-            Err(error) => return partial(done, Err(error)),
+    loop {
+        both_ready(source, target, nonblocking)?;
+        match copy_pipe(source, target, transfer(len)) {
+            // Somebody else was there first.
+            Err(Errno::EAGAIN) if !nonblocking => {}
+            done => return done,
         }
     }
-    Ok(done as u64)
 }
 
 /// vmsplice(fd, buffers, count, flags): into a pipe, or, of its read end, out of it. As on Linux
