@@ -3,7 +3,7 @@
 //! `cargo run --release -p tools --example report_speed`
 //!
 //! With a file and a number of forks (120 without) it writes the trace, to be read by other means:
-//! 14,000 are 1 GiB.
+//! 22,500 are 1 GiB.
 
 #[allow(dead_code)]
 #[path = "../tests/support/mod.rs"]
