@@ -1,7 +1,8 @@
 //! Progress on stderr. A spinner with a line of text on a terminal; elsewhere one plain line per
 //! step, so that a log of CI tells what was done. `--quiet` silences both.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Read};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -72,6 +73,47 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Inputs shorter than this are read in less than a second.
+const SHORT: u64 = 8 << 20;
+
+/// `input` of `len` bytes, with a bar on stderr until its end, if that is a terminal.
+pub fn reading(input: File, len: u64) -> Box<dyn Read> {
+    if len < SHORT || !std::io::stderr().is_terminal() {
+        return Box::new(input);
+    }
+    let bar = ProgressBar::new(len);
+    if let Ok(style) = ProgressStyle::with_template(
+        "{wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left",
+    ) {
+        bar.set_style(style);
+    }
+    Box::new(Reading { input, bar })
+}
+
+/// An input whose bar goes with it.
+struct Reading {
+    input: File,
+    bar: ProgressBar,
+}
+
+impl Read for Reading {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.input.read(bytes)?;
+        match len {
+            // What follows writes to the terminal.
+            0 => self.bar.finish_and_clear(),
+            len => self.bar.inc(len as u64),
+        }
+        Ok(len)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

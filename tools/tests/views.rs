@@ -175,6 +175,26 @@ fn what_grew_too_much_is_a_finding() {
         same["metrics"][1][1]["before"],
         same["metrics"][1][1]["after"]
     );
+    // Only what is chosen is compared, forks too.
+    let chosen = |filter: &[&str]| {
+        let mut args = vec!["diff", before, after, "--format", "json"];
+        args.extend(filter);
+        let report: serde_json::Value = serde_json::from_slice(&cowscope(&args).1).expect("JSON");
+        ["copies", "faults", "forks"].map(|name| {
+            let metrics = report["metrics"].as_array().expect("metrics");
+            let metric = metrics.iter().find(|metric| metric[0] == name);
+            let pair = &metric.expect("the metric")[1];
+            [&pair["before"], &pair["after"]].map(|value| value.as_u64().expect("a number"))
+        })
+    };
+    let [copies, faults, forks] = chosen(&[]);
+    assert_eq!(faults, [3 + copies[0], 3 + copies[1]]);
+    assert_eq!(forks, [1, 1]);
+    assert_eq!(chosen(&["--pid", "2"]), [copies, copies, [0, 0]]);
+    assert_eq!(chosen(&["--pid", "1"]), [[0, 0], [3, 3], [1, 1]]);
+    assert_eq!(chosen(&["--addr", "0x70000000"]), [[1, 1], [2, 2], [1, 1]]);
+    assert_eq!(chosen(&["--mapping", "stack"])[..2], [[0, 0]; 2]);
+    assert_eq!(chosen(&["--time", "100s-"]), [[0, 0]; 3]);
     let (code, _, errors) = cowscope(&["diff", before, "nowhere.cow"]);
     assert_eq!(code, 3);
     assert!(errors.contains("nowhere.cow"), "{errors}");

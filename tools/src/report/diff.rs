@@ -6,24 +6,26 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use wire::event::Outcome;
+use wire::event::{Event, Outcome, Record};
 
 use super::args::{ReportFormat, SymbolArgs};
+use super::filter::{Chosen, Filter, FilterArgs};
 use super::lines::Lines;
 use super::summary::SCHEMA_VERSION;
 use super::summary_text::loss_line;
 use super::text::{BAD, DIM, GOOD, HEAD, count, styled, table};
 use super::with_trace;
-use crate::analysis::machine::Machine;
+use crate::analysis::machine::Change;
 use crate::analysis::process::Activity;
-use crate::analysis::stream;
+use crate::analysis::stream::{self, Observer, State};
 use crate::analysis::symbols::Symbols;
 use crate::exit::{Exit, usage};
 
 const DIFF_EXAMPLES: &str = "\
 Examples:
   cowscope diff before.cow after.cow
-  cowscope diff main.cow mine.cow --fail-above copies=5 --fail-above stall=10    for CI";
+  cowscope diff main.cow mine.cow --fail-above copies=5 --fail-above stall=10    for CI
+  cowscope diff before.cow after.cow --mapping heap --pid 2                      only there";
 
 /// `diff`: two traces of the same work.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +45,10 @@ pub struct DiffArgs {
     /// copies, reuses, forks, debt, fork-cost or stall
     #[arg(long, value_name = "METRIC=PERCENT", value_parser = parse_limit)]
     pub fail_above: Vec<Limit>,
+
+    /// Which faults; forks are those of the processes, in the time.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
     /// How many source lines to list
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -187,19 +193,53 @@ struct Side {
     notes: Vec<String>,
 }
 
-fn all(machine: &Machine) -> Activity {
-    let mut all = machine.ended_others.1.clone();
-    for process in machine.ended.iter().chain(machine.processes.values()) {
-        all.merge(&process.activity);
+/// Counts what is compared.
+struct Counts<'a> {
+    /// For the forks; faults come chosen.
+    filter: Filter<'a>,
+    all: Activity,
+    lines: Lines,
+}
+
+impl Observer for Counts<'_> {
+    fn after(&mut self, state: &State, cpu: u8, record: &Record, change: &Change) {
+        self.filter.see(record);
+        match &record.event {
+            Event::Fault(fault) => {
+                self.all.faults.add(fault);
+                if change.fork != 0 {
+                    self.all.debt.add(fault.cost);
+                }
+            }
+            Event::Fork(fork)
+                if self.filter.wants_process(fork.parent) && self.filter.in_time(state, record) =>
+            {
+                self.all.forks.add(fork.cost);
+            }
+            _ => {}
+        }
+        self.lines.after(state, cpu, record, change);
     }
-    all
+
+    fn restart(&mut self) {
+        self.filter.restart();
+        self.all = Activity::default();
+        self.lines.restart();
+    }
 }
 
 impl DiffArgs {
     fn read(&self, path: &Path) -> anyhow::Result<Side> {
         with_trace(path, |input| {
-            let mut lines = Lines::default();
-            let state = stream::read(input, &mut lines)?;
+            let counts = Counts {
+                filter: Filter::new(&self.filter),
+                all: Activity::default(),
+                lines: Lines::default(),
+            };
+            let mut chosen_by = Symbols::new(self.symbols.search_path());
+            let mut chosen = Chosen::new(Filter::new(&self.filter), &mut chosen_by, counts);
+            let state = stream::read(input, &mut chosen)?;
+            let Counts { all, lines, .. } = chosen.observer;
             let mut symbols = Symbols::new(self.symbols.search_path());
             let (lines, others) = lines.finish(&state.machine, &mut symbols);
             let mut by_line: BTreeMap<String, (u64, u64)> = BTreeMap::new();
@@ -211,7 +251,7 @@ impl DiffArgs {
             }
             let events = state.machine.events.iter().sum();
             Ok(Side {
-                all: all(&state.machine),
+                all,
                 lines: by_line,
                 lossy: state.losses.any(),
                 loss: loss_line(&state.losses, state.frames, events),

@@ -124,7 +124,8 @@ impl<'a> Filter<'a> {
             && self.in_function(&state.machine, fault, symbols)
     }
 
-    fn in_time(&self, state: &State, record: &Record) -> bool {
+    /// Whether an event is in the time that is meant.
+    pub fn in_time(&self, state: &State, record: &Record) -> bool {
         self.args.time.as_ref().is_none_or(|range| {
             let hz = state.about.as_ref().map_or(1, |about| about.counter_hz);
             let span = u128::from(self.since_start(record)) * 1_000_000_000 / u128::from(hz);

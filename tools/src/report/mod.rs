@@ -26,7 +26,7 @@ pub(crate) mod summary_text;
 pub(crate) mod text;
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -38,6 +38,7 @@ use crate::analysis::machine::Change;
 use crate::analysis::stream::{self, Incompatible, State};
 use crate::analysis::symbols::{SearchPath, Symbols};
 use crate::exit::{self, Exit};
+use crate::progress;
 use filter::{Chosen, Filter, FilterArgs};
 
 /// What a report should hold.
@@ -176,9 +177,25 @@ pub(crate) fn with_input(
     with_trace(&args.path()?, work)
 }
 
+/// The same for what is written while it is read: on a terminal that tells itself how far it is.
+fn with_input_listed(
+    args: &InputArgs,
+    work: impl FnOnce(&mut dyn Read) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    with_reader(&args.path()?, !io::stdout().is_terminal(), work)
+}
+
 /// Runs `work` on a trace; `-` is standard input.
 pub(crate) fn with_trace<T>(
     path: &Path,
+    work: impl FnOnce(&mut dyn Read) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    with_reader(path, true, work)
+}
+
+fn with_reader<T>(
+    path: &Path,
+    bar: bool,
     work: impl FnOnce(&mut dyn Read) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let name = path.display();
@@ -187,8 +204,12 @@ pub(crate) fn with_trace<T>(
     } else if path.is_dir() {
         return Err(exit::unreadable(format!("{name} is a directory")));
     } else {
-        let opened = File::open(path);
-        Box::new(opened.map_err(|error| exit::unreadable(format!("cannot open {name}: {error}")))?)
+        let unreadable = |error| exit::unreadable(format!("cannot open {name}: {error}"));
+        let file = File::open(path).map_err(unreadable)?;
+        match file.metadata() {
+            Ok(about) if bar => progress::reading(file, about.len()),
+            _ => Box::new(file),
+        }
     };
     finish(work(&mut *input).with_context(|| name.to_string()))
 }
@@ -227,7 +248,7 @@ impl FaultsArgs {
     /// # Errors
     /// When writing fails.
     pub fn run(&self) -> anyhow::Result<u8> {
-        with_input(&self.input, |input| {
+        with_input_listed(&self.input, |input| {
             self.run_to(input, &mut BufWriter::new(io::stdout().lock()))
         })
     }
@@ -366,7 +387,7 @@ impl DumpArgs {
     /// # Errors
     /// When writing fails.
     pub fn run(&self) -> anyhow::Result<u8> {
-        with_input(&self.input, |input| {
+        with_input_listed(&self.input, |input| {
             self.run_to(
                 input,
                 &mut BufWriter::with_capacity(1 << 16, io::stdout().lock()),
