@@ -61,6 +61,8 @@ fn top_as_text() {
     let line = line.unwrap_or_else(|| panic!("Store::set is not in {text}"));
     assert!(line.trim_start().starts_with("64 "), "{line}");
     assert_eq!(top(&["--", "false"]).0, Some(1));
+    let (_, text) = top(&["--function", "no_such_function", "--", "store", "64"]);
+    assert!(!text.contains("Store::set"), "{text}");
     // An eager fork leaves nothing to copy later.
     let (code, text) = top(&["--run", "--fork eager --cpus 2", "--", "store", "64"]);
     assert_eq!(code, Some(0));

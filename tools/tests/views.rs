@@ -151,6 +151,18 @@ fn tables_hold_the_faults_that_were_chosen() {
     assert_eq!(value(0, "broke_fork_of"), Field::Null);
 }
 
+/// A dump leaves out faults that are not chosen, and nothing else.
+#[test]
+fn a_dump_holds_the_faults_that_were_chosen() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let trace = &trace(dir.path(), "a.cow", 2);
+    let all = text(&["dump", trace]);
+    let chosen = text(&["dump", trace, "--outcome", "cow-copy"]);
+    let faults = |text: &str| text.lines().filter(|line| line.contains("fault")).count();
+    assert_eq!((faults(&all), faults(&chosen)), (5, 2), "{all}");
+    assert_eq!(all.lines().count() - chosen.lines().count(), 3);
+}
+
 #[test]
 fn what_grew_too_much_is_a_finding() {
     let dir = tempfile::tempdir().expect("a folder");

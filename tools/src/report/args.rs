@@ -216,6 +216,10 @@ pub struct DumpArgs {
     /// Where the ELF files are.
     #[command(flatten)]
     pub symbols: SymbolArgs,
+
+    /// Which faults; everything else is listed in any case.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 }
 
 pub(super) fn parse_outcome(text: &str) -> Result<Outcome, String> {

@@ -7,6 +7,7 @@ use wire::event::{Backing, Event, Record};
 use wire::frame::Meta;
 use wire::{Body, Item};
 
+use super::filter::Filter;
 use super::story::region_name;
 use super::text::{micros, protection};
 use crate::analysis::descriptor::{Descriptor, Ttbr0};
@@ -18,6 +19,7 @@ use crate::analysis::symbols::Symbols;
 pub struct Dump<'a> {
     out: &'a mut dyn Write,
     symbols: &'a mut Symbols,
+    filter: Filter<'a>,
     /// The kernel's log strings; `None` inside: looked for and not found.
     logs: Option<Option<Box<Table>>>,
     start: u64,
@@ -26,11 +28,12 @@ pub struct Dump<'a> {
 }
 
 impl<'a> Dump<'a> {
-    /// A dump to `out`.
-    pub fn new(out: &'a mut dyn Write, symbols: &'a mut Symbols) -> Self {
+    /// A dump to `out`: of faults those that `filter` wants, and of the rest everything.
+    pub fn new(out: &'a mut dyn Write, symbols: &'a mut Symbols, filter: Filter<'a>) -> Self {
         Dump {
             out,
             symbols,
+            filter,
             logs: None,
             start: 0,
             hz: 1,
@@ -229,9 +232,20 @@ impl Observer for Dump<'_> {
         }
     }
 
+    fn restart(&mut self) {
+        self.filter.restart();
+    }
+
     fn before(&mut self, state: &State, cpu: u8, record: &Record) {
         if state.machine.period.is_none() {
             self.start = record.time;
+        }
+        self.filter.see(record);
+        if let Event::Fault(fault) = &record.event
+            && !self.filter.is_all()
+            && !self.filter.wants(state, record, fault, self.symbols)
+        {
+            return;
         }
         if self.failed.is_none() {
             self.failed = self.write_event(cpu, record).err();

@@ -401,7 +401,7 @@ impl DumpArgs {
     /// When reading or writing fails, or the input is [`Incompatible`].
     pub fn run_to(&self, input: &mut dyn Read, out: &mut dyn Write) -> anyhow::Result<u8> {
         let mut symbols = Symbols::new(self.symbols.search_path());
-        let mut dump = dump::Dump::new(out, &mut symbols);
+        let mut dump = dump::Dump::new(out, &mut symbols, Filter::new(&self.filter));
         let state = stream::read(input, &mut dump)?;
         dump.finish()?;
         warn(&state, &symbols);

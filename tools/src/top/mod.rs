@@ -21,6 +21,7 @@ use crate::exit::Exit;
 use crate::interrupt;
 use crate::paths;
 use crate::report::args::SymbolArgs;
+use crate::report::filter::{Chosen, Filter, FilterArgs};
 use crate::report::follow::{Follow, Next};
 use crate::report::{finish, summary_text::loss_line};
 
@@ -49,6 +50,10 @@ pub struct TopArgs {
     /// Where the ELF files are.
     #[command(flatten)]
     pub symbols: SymbolArgs,
+
+    /// Which faults.
+    #[command(flatten)]
+    pub filter: FilterArgs,
 
     /// Keep the trace of PROGRAM in this file
     #[arg(short, long, value_name = "FILE", requires = "program")]
@@ -115,12 +120,14 @@ pub fn run(args: &TopArgs) -> Result<ExitCode> {
         true => path.display().to_string(),
         false => args.program.join(" "),
     };
+    // Two of them, as one is in use while the trace is read.
+    let mut chosen_by = Symbols::new(symbols.search_path());
     let mut top = Top {
         args,
         name,
         follow: Follow::new(&path),
         stream: Stream::new(),
-        model: Model::default(),
+        model: Chosen::new(Filter::new(&args.filter), &mut chosen_by, Model::default()),
         symbols: Symbols::new(symbols.search_path()),
         machine,
         over: None,
@@ -249,7 +256,7 @@ struct Top<'a> {
     name: String,
     follow: Follow,
     stream: Stream,
-    model: Model,
+    model: Chosen<'a, Model>,
     symbols: Symbols,
     machine: Option<Machine>,
     /// There is nothing more to come, and why.
@@ -311,9 +318,11 @@ impl Top<'_> {
             let over = self.over.is_some() || interrupt::requested();
             if over || Instant::now() >= due {
                 if self.stream.state().frames > 0 {
-                    let view =
-                        self.model
-                            .view(self.stream.state(), &mut self.symbols, self.args.top);
+                    let view = self.model.observer.view(
+                        self.stream.state(),
+                        &mut self.symbols,
+                        self.args.top,
+                    );
                     let loss = self.loss();
                     let text = screen::text(
                         &view,
@@ -380,7 +389,10 @@ impl Top<'_> {
 
     fn draw(&mut self, terminal: &mut DefaultTerminal) -> Result<()> {
         let state = self.stream.state();
-        let view = self.model.view(state, &mut self.symbols, self.args.top);
+        let view = self
+            .model
+            .observer
+            .view(state, &mut self.symbols, self.args.top);
         let console = self.machine.as_ref().map(Machine::console);
         let loss = self.loss();
         let around = Around {
