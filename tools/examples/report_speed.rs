@@ -8,18 +8,18 @@
 #[allow(dead_code)]
 #[path = "../tests/support/mod.rs"]
 mod support;
+#[path = "../tests/support/sweeps.rs"]
+mod sweeps;
 
 use std::io::{self, Write};
 use std::time::Instant;
 
 use clap::Parser;
-use support::{Kernel, PAGE};
+use sweeps::sweeps;
 use tools::analysis::stream;
 use tools::report::args::{DumpArgs, FaultsArgs, ReportFormat};
 use tools::report::{Options, run_to};
-use wire::event::ForkMode;
 
-const START: u64 = 0x7000_0000;
 const PAGES: u64 = 4096;
 
 #[derive(Parser)]
@@ -35,20 +35,7 @@ struct Faults {
 }
 
 fn trace(forks: usize) -> Vec<u8> {
-    let mut kernel = Kernel::boot();
-    kernel.map(1, START, PAGES);
-    let sweep = |kernel: &mut Kernel, pid| {
-        for page in 0..PAGES {
-            kernel.access(pid, START + page * PAGE, true);
-        }
-    };
-    sweep(&mut kernel, 1);
-    for _ in 0..forks {
-        let child = kernel.fork(1, ForkMode::Classic);
-        sweep(&mut kernel, child);
-        kernel.exit(child, 1, 0);
-        sweep(&mut kernel, 1);
-    }
+    let mut kernel = sweeps(PAGES, forks);
     kernel.resident(1);
     kernel.end()
 }

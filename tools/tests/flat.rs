@@ -4,15 +4,16 @@
 
 #[allow(dead_code)]
 mod support;
+#[path = "support/sweeps.rs"]
+mod sweeps;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use support::{Kernel, PAGE};
+use sweeps::sweeps;
 use tools::report::args::ReportFormat;
 use tools::report::{Options, run_to};
-use wire::event::ForkMode;
 
 /// The system's allocator, counted.
 struct Counted;
@@ -41,31 +42,11 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static COUNTED: Counted = Counted;
 
-const START: u64 = 0x7000_0000;
 const PAGES: u64 = 64;
-
-/// A process that writes to all of its pages after each of so many forks; so do the children.
-fn trace(forks: usize) -> Vec<u8> {
-    let mut kernel = Kernel::boot();
-    kernel.map(1, START, PAGES);
-    let write = |kernel: &mut Kernel, pid| {
-        for page in 0..PAGES {
-            kernel.access(pid, START + page * PAGE, true);
-        }
-    };
-    write(&mut kernel, 1);
-    for _ in 0..forks {
-        let child = kernel.fork(1, ForkMode::Classic);
-        write(&mut kernel, child);
-        kernel.exit(child, 1, 0);
-        write(&mut kernel, 1);
-    }
-    kernel.end()
-}
 
 /// The most bytes that a report had at once, beside the trace.
 fn most(forks: usize, story: bool) -> usize {
-    let trace = trace(forks);
+    let trace = sweeps(PAGES, forks).end();
     let options = Options {
         format: ReportFormat::Text,
         story,
