@@ -39,19 +39,21 @@ pub struct Outcome {
 }
 
 /// What `batch` puts behind each program's output.
-const END: u8 = 0x1e;
+pub(crate) const END: u8 = 0x1e;
 
 /// What is no text can still be compared.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
     }
 }
 
-/// Runs the programs on our kernel.
-pub fn ours(boot: Boot, cases: &[Case]) -> (Run, Vec<Outcome>) {
-    const FILE: &str = "/.cowscope/batch";
+/// Where the guest finds the cases.
+pub(crate) const FILE: &str = "/.cowscope/batch";
+
+/// The cases, as `batch` reads them.
+pub(crate) fn file(cases: &[Case]) -> Entry {
     let mut file = Vec::new();
     for case in cases {
         let count = case.arguments.len().to_string();
@@ -61,10 +63,13 @@ pub fn ours(boot: Boot, cases: &[Case]) -> (Run, Vec<Outcome>) {
             file.push(0);
         }
     }
+    Entry::File(0o644, file)
+}
+
+/// Runs the programs on our kernel.
+pub fn ours(boot: Boot, cases: &[Case]) -> (Run, Vec<Outcome>) {
     let batch = boot.place_of("batch");
-    let run = boot
-        .entry(FILE, Entry::File(0o644, file))
-        .run(&[&batch, FILE]);
+    let run = boot.entry(FILE, file(cases)).run(&[&batch, FILE]);
     let stdout = run.trace.stdout.split(|&byte| byte == END);
     let stderr = run.trace.stderr.split(|&byte| byte == END);
     // Behind each END there is a line of `batch`: of the program before it.

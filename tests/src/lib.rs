@@ -17,6 +17,7 @@ pub mod batch;
 mod boot;
 pub mod card;
 pub mod line;
+pub mod linux;
 mod root;
 mod run;
 mod system;

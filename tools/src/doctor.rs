@@ -11,7 +11,7 @@ use crate::cli::{DoctorArgs, DoctorFormat};
 use crate::exit::Exit;
 use crate::paths;
 use crate::progress::Progress;
-use crate::setup::{Version, qemu, rust};
+use crate::setup::{Version, linux, qemu, rust};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,7 @@ fn checks() -> Vec<Check> {
             "runs the programs on Linux, for comparison",
             "qemu-user",
         ),
+        debian_kernel(),
         optional("gdb-multiarch", "debugs the kernel", "gdb-multiarch"),
     ]
 }
@@ -204,6 +205,21 @@ fn may_use(port: &Path) -> bool {
         .arg(port)
         .status()
         .is_ok_and(|status| status.success())
+}
+
+fn debian_kernel() -> Check {
+    let path = linux::find();
+    Check {
+        name: "Debian's arm64 kernel",
+        required: false,
+        ok: path.is_some(),
+        found: match path {
+            Some(path) => path.display().to_string(),
+            None => "not in the cache; tests compare our kernel with it".to_owned(),
+        },
+        fix: "`cargo test -p tests --test debian` fetches it (28 MB, by apt, into target/)"
+            .to_owned(),
+    }
 }
 
 fn optional(program: &'static str, what: &str, package: &str) -> Check {

@@ -198,7 +198,13 @@ fn become_leader() {
     }
 }
 
-fn spawn_after(prepare: impl FnOnce(), path: &CStr, argv: Strings, envp: Strings) -> Result<Pid> {
+/// The same after `prepare`, which runs in the child and must change nothing in our memory.
+pub fn spawn_after(
+    prepare: impl FnOnce(),
+    path: &CStr,
+    argv: Strings,
+    envp: Strings,
+) -> Result<Pid> {
     let mut error = None;
     let slot: *mut Option<Errno> = &mut error;
     let child = vfork(|| {
@@ -228,6 +234,15 @@ pub enum Status {
 }
 
 impl Status {
+    /// What wait4's word says of a process that has ended: the signal in bits 6:0 (bit 7: core dumped), or
+    /// 0 and the exit code in bits 15:8.
+    pub fn of(word: u32) -> Self {
+        match word & 0x7f {
+            0 => Status::Exited((word >> 8 & 0xff) as i32),
+            signal => Status::Killed(signal),
+        }
+    }
+
     /// The exit code; 128 + n after signal n, as shells have it.
     pub fn code(self) -> i32 {
         match self {
@@ -253,17 +268,7 @@ fn wait4(pid: Pid) -> Result<(Pid, Status)> {
         match unsafe { syscall(__NR_wait4, [pid as usize, &raw mut status as usize, 0, 0]) } {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
-            // The word: the signal in bits 6:0 (bit 7: core dumped), or 0 and the exit code in bits
-            // 15:8.
-            Ok(pid) => {
-                return Ok((
-                    pid as Pid,
-                    match status & 0x7f {
-                        0 => Status::Exited((status >> 8 & 0xff) as i32),
-                        signal => Status::Killed(signal),
-                    },
-                ));
-            }
+            Ok(pid) => return Ok((pid as Pid, Status::of(status))),
         }
     }
 }

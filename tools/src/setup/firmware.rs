@@ -54,33 +54,10 @@ pub fn folder(progress: &Progress) -> Result<PathBuf> {
 }
 
 fn fetch(cache: &Path, place: &Path, progress: &Progress) -> Result<()> {
-    let Some(host) = Apt::find() else {
-        bail!("there is no apt here");
-    };
-    for program in ["dpkg-deb", "tar"] {
-        ensure!(
-            paths::program(program).is_some(),
-            "there is no {program} to unpack them with: install it"
-        );
-    }
-    let sources = sources(&sources::read(Path::new(APT))?, qemu::release().as_deref())?;
-    let dir = cache.join("apt-raspberry-pi");
-    let apt = Private::in_folder(dir.clone(), host.rights, Some(&sources))?;
-    apt.update(progress);
-    // The package with the dependency has no files of its own.
-    let depends = show(&apt, KERNEL)?;
-    let kernel = apt::dependencies(&depends)
-        .into_iter()
-        .find(|dependency| dependency.name.starts_with("linux-image-"))
-        .with_context(|| format!("{KERNEL} depends on no kernel"))?
-        .name;
-    let packages = [FIRMWARE, &kernel];
+    let (apt, dir) = newer(cache, "apt-raspberry-pi", progress)?;
+    let kernel = dependency(&apt, KERNEL)?;
     let debs = dir.join("debs");
-    remove(&debs)?;
-    fs::create_dir_all(&debs).with_context(|| format!("cannot create {}", debs.display()))?;
-    progress.step(&format!("downloading {} (100 MB)", packages.join(" and ")));
-    let mut download = apt.program("apt-get");
-    apt::run(download.arg("download").args(packages).current_dir(&debs))?;
+    download(&apt, &[FIRMWARE, &kernel], "100 MB", &debs, progress)?;
 
     progress.step("unpacking the firmware and the device trees");
     let staging = cache.join("raspberry-pi.new");
@@ -92,7 +69,8 @@ fn fetch(cache: &Path, place: &Path, progress: &Progress) -> Result<()> {
     }
     let mut names = Vec::new();
     for deb in entries(&debs)? {
-        unpack(&deb, &unpacked).with_context(|| format!("cannot unpack {}", deb.display()))?;
+        unpack(&deb, &unpacked, &["./usr/lib/modules", "./boot", "./etc"])
+            .with_context(|| format!("cannot unpack {}", deb.display()))?;
         names.extend(
             deb.file_name()
                 .map(|name| name.to_string_lossy().into_owned()),
@@ -132,6 +110,50 @@ fn fetch(cache: &Path, place: &Path, progress: &Progress) -> Result<()> {
         place.display()
     ));
     Ok(())
+}
+
+/// apt with lists of its own in this folder of the cache, for a release with a kernel that is new
+/// enough; and that folder.
+pub(super) fn newer(cache: &Path, name: &str, progress: &Progress) -> Result<(Private, PathBuf)> {
+    let Some(host) = Apt::find() else {
+        bail!("there is no apt here");
+    };
+    for program in ["dpkg-deb", "tar"] {
+        ensure!(
+            paths::program(program).is_some(),
+            "there is no {program} to unpack packages with: install it"
+        );
+    }
+    let sources = sources(&sources::read(Path::new(APT))?, qemu::release().as_deref())?;
+    let dir = cache.join(name);
+    let apt = Private::in_folder(dir.clone(), host.rights, Some(&sources))?;
+    apt.update(progress);
+    Ok((apt, dir))
+}
+
+/// The kernel's package, whose name has its version, that a package without files depends on.
+pub(super) fn dependency(apt: &Private, package: &str) -> Result<String> {
+    let depends = show(apt, package)?;
+    let mut dependencies = apt::dependencies(&depends).into_iter();
+    let kernel = dependencies.find(|dependency| dependency.name.starts_with("linux-image-"));
+    Ok(kernel
+        .with_context(|| format!("{package} depends on no kernel"))?
+        .name)
+}
+
+/// Downloads packages, so large in all, into a folder that has nothing else afterwards.
+pub(super) fn download(
+    apt: &Private,
+    packages: &[&str],
+    size: &str,
+    debs: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    remove(debs)?;
+    fs::create_dir_all(debs).with_context(|| format!("cannot create {}", debs.display()))?;
+    progress.step(&format!("downloading {} ({size})", packages.join(" and ")));
+    let mut download = apt.program("apt-get");
+    apt::run(download.arg("download").args(packages).current_dir(debs))
 }
 
 /// The control fields of a package.
@@ -175,7 +197,8 @@ fn sources(known: &[sources::Source], codename: Option<&str>) -> Result<String> 
     Ok(source.with_suite(release))
 }
 
-fn unpack(deb: &Path, root: &Path) -> Result<()> {
+/// Unpacks a package, but not what has these names.
+pub(super) fn unpack(deb: &Path, root: &Path, left_out: &[&str]) -> Result<()> {
     let mut archive = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(deb)
@@ -183,15 +206,12 @@ fn unpack(deb: &Path, root: &Path) -> Result<()> {
         .spawn()
         .context("cannot run dpkg-deb")?;
     let pipe = archive.stdout.take().context("dpkg-deb has no output")?;
-    // The kernel and its modules are left out. A pattern that one of the packages has nothing for
-    // is no error: what is missing is noticed when it is copied.
+    // What one of the packages has nothing for is no error: what is missing is noticed when it is
+    // copied.
+    let left_out = left_out.iter().map(|name| format!("--exclude={name}"));
     let tar = Command::new("tar")
         .args(["-x", "--no-same-owner", "--wildcards"])
-        .args([
-            "--exclude=./usr/lib/modules",
-            "--exclude=./boot",
-            "--exclude=./etc",
-        ])
+        .args(left_out)
         .arg("-C")
         .arg(root)
         .stdin(pipe)
@@ -206,7 +226,7 @@ fn unpack(deb: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let why = || format!("cannot read {}", dir.display());
     let mut files = Vec::new();
     for entry in dir.read_dir().with_context(why)? {
@@ -221,7 +241,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove(dir: &Path) -> Result<()> {
+pub(super) fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", dir.display()))

@@ -4,6 +4,7 @@ pub mod apt;
 mod complete;
 pub mod debian;
 pub mod firmware;
+pub mod linux;
 pub mod packages;
 pub mod qemu;
 pub mod rust;

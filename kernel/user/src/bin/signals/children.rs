@@ -105,6 +105,8 @@ pub fn tells_of_children() {
     process::wait_raw(child, WUNTRACED).or_fail("wait4");
     signal::kill(child, SIGCONT).or_fail("kill");
     process::wait_raw(child, WCONTINUED).or_fail("wait4");
+    // It tells when it runs, if it is not killed before: the news ends the sleep.
+    let _ = time::sleep(20 * MILLISECOND);
     signal::kill(child, SIGTERM).or_fail("kill");
     process::wait_raw(child, 0).or_fail("wait4");
     println!("stop, continue, kill: {}", NEWS.swap(0, Relaxed));

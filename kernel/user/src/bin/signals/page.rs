@@ -33,7 +33,8 @@ pub fn after_exec() {
     signal::unblock(set(SIGTERM)).or_fail("mask");
 }
 
-/// The vDSO is an ELF file with a symbol table that a hash table counts.
+/// The vDSO is an ELF file with a symbol table that a hash table counts; without one, as in some releases
+/// of Linux, its strings are behind it.
 pub fn function_page(args: &Args) {
     let base = args.aux(user::auxvec::AT_SYSINFO_EHDR).unwrap_or(0);
     check!(base != 0, "there is no vDSO");
@@ -44,15 +45,16 @@ pub fn function_page(args: &Args) {
     check!(word(0) as u32 == 0x464c_457f, "the vDSO is no ELF file");
     let segments = word(32);
     let dynamic = word(segments + 56 + 8);
-    let tag = |wanted: usize| {
+    let find_tag = |wanted: usize| {
         (0..)
             .map(|n| dynamic + 16 * n)
             .take_while(|&at| word(at) != 0)
             .find(|&at| word(at) == wanted)
             .map(|at| word(at + 8))
-            .unwrap_or_else(|| fail!("the vDSO has no tag {wanted}"))
     };
-    let (symbols, strings, count) = (tag(6), tag(5), word(tag(4)) >> 32);
+    let tag = |wanted| find_tag(wanted).unwrap_or_else(|| fail!("the vDSO has no tag {wanted}"));
+    let (symbols, strings) = (tag(6), tag(5));
+    let count = find_tag(4).map_or((strings - symbols) / 24, |hash| word(hash) >> 32);
     let find = |name: &core::ffi::CStr| {
         (1..count)
             .map(|n| symbols + 24 * n)
