@@ -30,6 +30,8 @@ pub enum MapError {
     Invalid,
     /// The range, or its beginning, is not mapped (ENOMEM; EFAULT of mremap).
     NotMapped,
+    /// It must not become writable (EACCES).
+    Denied,
     /// It does not fit where it may go (ENOMEM).
     NoRoom,
     /// No frame or heap, or too many mappings (ENOMEM).
@@ -96,6 +98,7 @@ impl fmt::Display for MapError {
         match self {
             MapError::Invalid => f.write_str("not a page-aligned range of user space"),
             MapError::NotMapped => f.write_str("not mapped"),
+            MapError::Denied => f.write_str("must not become writable"),
             MapError::NoRoom => f.write_str("no room for it"),
             MapError::OutOfMemory => f.write_str("out of memory"),
             MapError::Refused(refusal) => refusal.fmt(f),

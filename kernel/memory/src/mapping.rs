@@ -143,6 +143,8 @@ pub struct Mapping {
     pub prot: Prot,
     /// MAP_SHARED: fork shares it, writes are never copied.
     pub shared: bool,
+    /// `protect` may make it writable (VM_MAYWRITE): all but shared files that were opened to read.
+    pub may_write: bool,
     /// Where its pages come from.
     pub backing: Backing,
     /// What it is for.
@@ -174,6 +176,7 @@ impl Mapping {
         self.end == next.start
             && self.prot == next.prot
             && self.shared == next.shared
+            && self.may_write == next.may_write
             && self.charged == next.charged
             && self.region == next.region
             && self.backing.continued_by(self.len(), &next.backing)
@@ -360,11 +363,11 @@ impl Mappings {
         self.list.drain(..).for_each(removed);
     }
 
-    /// The first address of a range that is not mapped; its end, if all is.
-    pub fn mapped_until(&self, start: u64, end: u64) -> u64 {
+    /// The first address of a range that is not mapped, or by what is not `fit`; its end, if all is.
+    pub fn mapped_until(&self, start: u64, end: u64, fit: impl Fn(&Mapping) -> bool) -> u64 {
         let mut at = start;
         for mapping in &self.list[self.after(start)..] {
-            if mapping.start > at || at >= end {
+            if mapping.start > at || at >= end || !fit(mapping) {
                 break;
             }
             at = mapping.end;

@@ -98,8 +98,10 @@ impl Tally for &Counts {
 pub struct Protected {
     /// Leaves that lost rights.
     pub tightened: u32,
-    /// One past the last byte that was changed: the end, or the first hole before it.
+    /// One past the last byte that was changed: the end, or what stopped it before.
     pub end: u64,
+    /// What stopped it is no hole, but a mapping that must not become writable.
+    pub denied: bool,
 }
 
 /// An address space. Changing it takes `&mut`: the kernel keeps each behind a lock, held for the
@@ -184,7 +186,7 @@ impl AddressSpace {
 
     /// The first address of a range that is not mapped; its end, if all is.
     pub fn mapped_until(&self, start: u64, end: u64) -> u64 {
-        self.mappings.mapped_until(start, end)
+        self.mappings.mapped_until(start, end, |_| true)
     }
 
     /// How far stacks may grow, bytes (RLIMIT_STACK).
@@ -292,7 +294,8 @@ impl AddressSpace {
         Ok(dropped)
     }
 
-    /// Sets the permissions of a range, up to the first hole in it, as Linux does. Leaves only ever
+    /// Sets the permissions of a range, up to the first hole in it, or the first mapping that must
+    /// not have them, as Linux does. Leaves only ever
     /// lose rights here, on all CPUs before the return; faults give what was gained. In particular
     /// no leaf becomes writable: only a fault knows whether its frame is shared.
     pub fn protect<M: Mmu>(
@@ -303,9 +306,15 @@ impl AddressSpace {
         prot: Prot,
     ) -> Result<Protected, MapError> {
         check(start, end)?;
-        let end = self.mappings.mapped_until(start, end);
+        let writes = prot.contains(Prot::WRITE);
+        let fit = |mapping: &Mapping| !writes || mapping.may_write;
+        let (wanted, end) = (end, self.mappings.mapped_until(start, end, fit));
+        let denied = end < wanted && self.mappings.find(end).is_some();
         if start == end {
-            return Err(MapError::NotMapped);
+            return Err(match denied {
+                true => MapError::Denied,
+                false => MapError::NotMapped,
+            });
         }
         self.mappings.reserve(2)?;
         let mmu = &mem.mmu;
@@ -360,7 +369,11 @@ impl AddressSpace {
                 Ok(())
             });
         }
-        Ok(Protected { tightened, end })
+        Ok(Protected {
+            tightened,
+            end,
+            denied,
+        })
     }
 
     /// Makes the level 3 table of an address this address space's own.

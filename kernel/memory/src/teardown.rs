@@ -117,7 +117,7 @@ impl AddressSpace {
         let flushed = flush.complete(mmu);
         Ok(Discarded {
             dropped: self.release_range(mem, start, end, &flushed),
-            whole: self.mappings.mapped_until(start, end) == end,
+            whole: self.mapped_until(start, end) == end,
         })
     }
 

@@ -395,22 +395,26 @@ impl File {
     }
 
     /// What a mapping of it shows from `offset` on. EACCES if the way it was opened forbids that.
-    pub fn backing(&self, offset: u64, shared: bool, writes: bool) -> Result<Backing, Errno> {
+    pub fn backing(
+        &self,
+        offset: u64,
+        shared: bool,
+        writes: bool,
+    ) -> Result<(Backing, bool), Errno> {
         if self.flag(O_PATH) {
             return Err(Errno::EBADF);
         }
         if !self.readable() || shared && writes && !self.writable() {
             return Err(Errno::EACCES);
         }
+        let may_write = !shared || self.writable();
         if let Object::Zero = self.object {
-            return Ok(Backing::Anonymous);
+            return Ok((Backing::Anonymous, may_write));
         }
         let file = self.regular().ok_or(Errno::ENODEV)?;
         label::announce(&self.entry)?;
-        Ok(Backing::File {
-            cache: file.cache().clone(),
-            offset,
-        })
+        let cache = file.cache().clone();
+        Ok((Backing::File { cache, offset }, may_write))
     }
 
     /// What poll says: the events it is ready for.

@@ -177,6 +177,7 @@ impl Space {
                 end: new,
                 prot: Prot::READ.union(Prot::WRITE),
                 shared: false,
+                may_write: true,
                 backing: Backing::Anonymous,
                 region: Region::Heap,
                 charged: false,
@@ -194,8 +195,9 @@ impl Space {
         wanted
     }
 
-    /// Changes the protection of a range, up to its first hole; whether there was none.
-    pub fn protect(&self, start: u64, end: u64, prot: Prot) -> Result<bool, Errno> {
+    /// Changes the protection of a range, up to its first hole (ENOMEM), or the first mapping that must
+    /// not become writable (EACCES).
+    pub fn protect(&self, start: u64, end: u64, prot: Prot) -> Result<(), Errno> {
         let mut inner = self.lock();
         let done = inner
             .map
@@ -208,7 +210,11 @@ impl Space {
             prot: prot.bits(),
             tightened: done.tightened,
         });
-        Ok(done.end == end)
+        match done.end == end {
+            true => Ok(()),
+            false if done.denied => Err(Errno::EACCES),
+            false => Err(Errno::ENOMEM),
+        }
     }
 
     /// Drops the pages of a range, and keeps the mappings; whether all of it was mapped.
@@ -424,6 +430,28 @@ impl Inner {
         self.map.mapped_until(start, end) == end
     }
 
+    /// A byte for each page from `at` on, up to the end of its mapping: 1 if it is there, or in its
+    /// file's cache. How many; 0 if nothing is mapped there.
+    pub fn in_core(&self, at: u64, end: u64, to: &mut [u8]) -> usize {
+        let Some(mapping) = self.map.mappings_in(at, at + PAGE_SIZE).next() else {
+            return 0;
+        };
+        let cached = |va| match &mapping.backing {
+            Backing::Anonymous => false,
+            Backing::File { cache, offset } => {
+                let offset = offset + (va - mapping.start);
+                cache.seek(offset, true) == Some(offset)
+            }
+        };
+        let pages = (at..end.min(mapping.end)).step_by(PAGE_SIZE as usize);
+        let mut count = 0;
+        for (byte, va) in to.iter_mut().zip(pages) {
+            *byte = (self.map.leaf(arch::mmu::memory(), va) != 0 || cached(va)).into();
+            count += 1;
+        }
+        count
+    }
+
     /// Where a range of a file is mapped: the first place that ends above address `at`.
     fn next_of(&self, cache: &Arc<PageCache>, from: u64, to: u64, at: u64) -> Option<(u64, u64)> {
         let mappings = self.map.mappings();
@@ -458,6 +486,7 @@ fn errno(error: MapError) -> Errno {
         MapError::Refused(refusal) => refused("map", refusal),
         MapError::OutOfMemory | MapError::NotMapped | MapError::NoRoom => Errno::ENOMEM,
         MapError::Invalid => Errno::EINVAL,
+        MapError::Denied => Errno::EACCES,
     }
 }
 

@@ -39,6 +39,7 @@ pub fn map(space: &Space, start: u64) -> Result<(), Errno> {
         end: start + PAGE_SIZE,
         prot: Prot::READ.union(Prot::EXEC),
         shared: false,
+        may_write: true,
         backing: Backing::File {
             cache: cache.clone(),
             offset: 0,

@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::errno::Errno;
+use crate::arch::uaccess;
 use crate::fs::regular;
 use crate::process::limits;
 use crate::process::space::Space;
@@ -77,8 +78,8 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
         MAP_SHARED | MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL),
     };
-    let backing = if flags & MAP_ANONYMOUS != 0 {
-        Backing::Anonymous
+    let (backing, may_write) = if flags & MAP_ANONYMOUS != 0 {
+        (Backing::Anonymous, true)
     } else {
         file_backing(fd, offset, shared, prot)?
     };
@@ -117,6 +118,7 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
             end: start + len,
             prot,
             shared,
+            may_write,
             backing,
             region: Region::Mmap,
             charged: false,
@@ -133,13 +135,13 @@ fn mapped(space: &Space, range: &Range<u64>) -> u64 {
         .sum()
 }
 
-/// The pages of an open file.
+/// The pages of an open file, and whether they may ever be written there.
 fn file_backing(
     fd: u64,
     offset: u64,
     shared: bool,
     prot: Prot,
-) -> core::result::Result<Backing, Errno> {
+) -> core::result::Result<(Backing, bool), Errno> {
     let file = current().process.files.lock().get(fd)?;
     file.backing(offset, shared, prot.contains(Prot::WRITE))
 }
@@ -161,23 +163,8 @@ pub fn mprotect(start: u64, len: u64, protection: u64) -> Result {
     if start == end {
         return Ok(0);
     }
-    let thread = current();
-    let space = space(&thread)?;
-    let raises_file = prot.contains(Prot::WRITE) && {
-        let inner = space.lock();
-        inner.map.mappings_in(start, end).any(|mapping| {
-            mapping.shared
-                && !mapping.prot.contains(Prot::WRITE)
-                && matches!(&mapping.backing, Backing::File { cache, .. } if cache.id() != 0)
-        })
-    };
-    if raises_file {
-        return Err(Errno::EACCES);
-    }
-    match space.protect(start, end, prot)? {
-        true => Ok(0),
-        false => Err(Errno::ENOMEM),
-    }
+    space(&current())?.protect(start, end, prot)?;
+    Ok(0)
 }
 
 /// madvise(address, length, advice).
@@ -226,6 +213,33 @@ pub fn msync(start: u64, len: u64, flags: u32) -> Result {
         return Err(Errno::EINVAL);
     }
     all_mapped(start, pages(len).ok_or(Errno::ENOMEM)?)
+}
+
+/// mincore(address, length, bytes): 1 for each page that is there, or comes without being read from
+/// anywhere. (Whose file it is does not matter here: Linux says 1 of all if it is not the caller's.)
+pub fn mincore(start: u64, len: u64, mut to: u64) -> Result {
+    if !start.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
+    }
+    let end = range_end(start, len).ok_or(Errno::ENOMEM)?;
+    let bytes_end = to.checked_add((end - start) / PAGE_SIZE);
+    if bytes_end.is_none_or(|end| end > USER_END) {
+        return Err(Errno::EFAULT);
+    }
+    let thread = current();
+    let space = space(&thread)?;
+    let mut bytes = [0; 256];
+    let mut at = start;
+    while at < end {
+        let count = space.lock().in_core(at, end, &mut bytes);
+        if count == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        uaccess::write(to, &bytes[..count])?;
+        at += count as u64 * PAGE_SIZE;
+        to += count as u64;
+    }
+    Ok(0)
 }
 
 /// mlock(address, length), mlock2, munlock: nothing is ever swapped out.

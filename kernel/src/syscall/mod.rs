@@ -125,6 +125,7 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_munlock => memory::mlock(a, b, 0),
         nr::__NR_mlockall => memory::mlockall(a as u32),
         nr::__NR_munlockall => Ok(0),
+        nr::__NR_mincore => memory::mincore(a, b, c),
         nr::__NR_madvise => memory::madvise(a, b, c as u32),
 
         nr::__NR_read => io::read(a, b, c),

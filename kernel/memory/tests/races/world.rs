@@ -92,6 +92,7 @@ impl Space {
             end: BASE + tables * L3_SPAN,
             prot: Prot::READ.union(Prot::WRITE),
             shared: false,
+            may_write: true,
             backing,
             region: Region::Mmap,
             charged: false,

@@ -32,6 +32,8 @@ pub fn va(page: usize) -> u64 {
 pub struct Page {
     pub prot: Prot,
     pub shared: bool,
+    /// It may be made writable.
+    pub may_write: bool,
     /// What it shows until the process writes it privately: a page of an object, or zeros.
     pub object: Option<(Object, usize)>,
     /// Its own bytes, since the first private write.
@@ -76,6 +78,14 @@ impl Pages {
         self.0
             .get(&page)
             .is_some_and(|page| page.prot.allows(access) && !page.past_end())
+    }
+
+    /// How many pages from a first one on may be given a protection, at most `count`.
+    pub fn protectable(&self, page: usize, count: usize, prot: Prot) -> usize {
+        let may = |page: &Page| page.may_write || !prot.contains(Prot::WRITE);
+        (page..page + count)
+            .take_while(|at| self.0.get(at).is_some_and(may))
+            .count()
     }
 
     /// How many pages from a first one are mapped without a hole, at most `count`.

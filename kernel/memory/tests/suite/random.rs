@@ -118,6 +118,7 @@ fn agree(cases: usize, cpus: usize, seed: u8) {
         "exec",
         "denied",
         "out-of-memory",
+        "protect-denied",
         "table-unshare",
         "table-reuse",
         "discard",

@@ -181,7 +181,11 @@ pub fn smaps(to: &mut Window, space: &Space) -> fmt::Result {
         if mapping.shared {
             to.write_str("sh ")?;
         }
-        to.write_str("mr mw me ")?;
+        to.write_str(if mapping.may_write {
+            "mr mw me "
+        } else {
+            "mr me "
+        })?;
         if mapping.region == Region::Stack {
             to.write_str("gd ")?;
         }

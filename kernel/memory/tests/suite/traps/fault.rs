@@ -146,6 +146,7 @@ pub fn the_stack_grows_to_its_limit_and_keeps_clear_of_what_is_below() {
         end: top,
         prot: RW,
         shared: false,
+        may_write: true,
         backing: Backing::Anonymous,
         region: Region::Stack,
         charged: false,

@@ -115,6 +115,10 @@ const TRAPS: &[Trap] = &[
         ],
     ),
     core(
+        "VM_MAYWRITE: a file that was opened to read becomes writable by way of mprotect",
+        tests![protect::what_must_not_be_written_stays_so_when_it_is_split_moved_and_forked],
+    ),
+    core(
         "Two threads fault on one page",
         tests![fault::two_threads_that_fault_on_one_page_get_one_frame],
     ),

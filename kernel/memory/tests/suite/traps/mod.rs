@@ -96,6 +96,7 @@ fn page_at(start: u64) -> Mapping {
         end: start + PAGE_SIZE,
         prot: RW,
         shared: false,
+        may_write: true,
         backing,
         region: Region::Mmap,
         charged: false,

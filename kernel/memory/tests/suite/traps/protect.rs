@@ -1,9 +1,11 @@
 //! Rights that are lost, and code that is written.
 
-use memory::{Access, ForkMode, Outcome, Prot};
+use memory::{Access, ForkMode, MapError, Outcome, PAGE_SIZE, Prot};
 
-use crate::program::{Back, Op};
+use crate::oracle::va;
+use crate::program::{Back, Op, To};
 use crate::traps::{FILE, RW, RWX, RX, protect, read, touch, world, write};
+use crate::world::World;
 
 #[test]
 pub fn protecting_a_cow_page_and_back_does_not_make_it_writable() {
@@ -105,5 +107,65 @@ pub fn code_that_an_eager_fork_makes_writable_again_is_cleaned_again() {
     protect(&mut world, 0, 1, RWX);
     touch(&mut world, 0, 0, 1, Access::Exec, 0);
     assert_eq!(world.executed("IC IVAU"), 2);
+    world.finish().unwrap();
+}
+
+/// A shared mapping of a file that was opened to read stays without writes, whatever becomes of it;
+/// what is like it but for that does not merge with it.
+#[test]
+pub fn what_must_not_be_written_stays_so_when_it_is_split_moved_and_forked() {
+    let mut world = World::new(1, 160, 1);
+    let file = |from| Back::File {
+        file: 1,
+        from,
+        shared: true,
+    };
+    // Pages 0 to 2 may be written, 3 to 5 may not: see `World::map`.
+    world.map(0, 0, 3, RW, file(0)).unwrap();
+    world.map(0, 3, 3, Prot::READ, file(3)).unwrap();
+    let protect_all = |world: &mut World, process, prot: Prot| {
+        let op = Op::Protect {
+            cpu: 0,
+            process,
+            page: 0,
+            count: 6,
+            prot: prot.bits(),
+        };
+        world.step(op).unwrap();
+    };
+    let mappings = |world: &World, process: usize| {
+        let list = world.processes[process].space.mappings().iter();
+        list.map(|m| (m.len() / PAGE_SIZE, m.prot, m.may_write))
+            .collect::<Vec<_>>()
+    };
+    let apart = [(3, Prot::READ, true), (3, Prot::READ, false)];
+    protect_all(&mut world, 0, Prot::READ);
+    assert_eq!(mappings(&world, 0), apart);
+    // The first half becomes writable, the second stops it.
+    protect_all(&mut world, 0, RW);
+    assert_eq!(mappings(&world, 0), [(3, RW, true), apart[1]]);
+    protect_all(&mut world, 0, Prot::READ);
+
+    // Split and merged again, forked, and moved.
+    protect(&mut world, 0, 4, Prot::NONE);
+    assert_eq!(mappings(&world, 0)[2], (1, Prot::NONE, false));
+    protect(&mut world, 0, 4, Prot::READ);
+    assert_eq!(mappings(&world, 0), apart);
+    world.fork(0, ForkMode::SharedTables).unwrap();
+    assert_eq!(mappings(&world, 1), apart);
+    let op = Op::Remap {
+        cpu: 0,
+        process: 1,
+        page: 3,
+        count: 3,
+        new_count: 4,
+        to: To::Page(8),
+    };
+    world.step(op).unwrap();
+    assert_eq!(mappings(&world, 1), [apart[0], (4, Prot::READ, false)]);
+    let space = &mut world.processes[1].space;
+    let end = va(8) + 4 * PAGE_SIZE;
+    let denied = space.protect(&world.mem, va(8), end, RW);
+    assert_eq!(denied, Err(MapError::Denied));
     world.finish().unwrap();
 }

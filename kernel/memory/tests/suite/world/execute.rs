@@ -149,7 +149,8 @@ impl World {
                 let process = &mut self.processes[process % count];
                 let (start, end) = (va(page), va(page) + pages as u64 * PAGE_SIZE);
                 let prot = Prot::from_bits(prot);
-                let run = process.pages.run(page, pages);
+                let run = process.pages.protectable(page, pages, prot);
+                let denied = process.pages.run(page, pages) > run;
                 let done = process.space.protect(&self.mem, start, end, prot);
                 if done == Err(MapError::OutOfMemory) && self.shortage.any() {
                     return Ok(());
@@ -159,13 +160,17 @@ impl World {
                 {
                     return honest(refusal);
                 }
-                let until = done.map(|done| done.end);
+                let until = done.map(|done| (done.end, done.denied));
                 let expected = match run {
+                    0 if denied => Err(MapError::Denied),
                     0 => Err(MapError::NotMapped),
-                    run => Ok(start + run as u64 * PAGE_SIZE),
+                    run => Ok((start + run as u64 * PAGE_SIZE, denied)),
                 };
                 if until != expected {
                     return Err(format!("protect up to {until:x?}, not {expected:x?}"));
+                }
+                if denied {
+                    *self.outcomes.entry("protect-denied").or_default() += 1;
                 }
                 process
                     .pages
@@ -305,11 +310,22 @@ impl World {
             }
         };
         let process = &mut self.processes[process];
+        // Who maps the second file shared and read-only has opened it to read.
+        let read_only = matches!(
+            back,
+            Back::File {
+                file: 1,
+                shared: true,
+                ..
+            }
+        );
+        let may_write = !read_only || prot.contains(Prot::WRITE);
         let mapping = Mapping {
             start,
             end,
             prot,
             shared,
+            may_write,
             backing,
             region: Region::Mmap,
             charged: false,
@@ -329,6 +345,7 @@ impl World {
                 Page {
                     prot,
                     shared,
+                    may_write,
                     object,
                     own: None,
                 },

@@ -414,6 +414,11 @@ mod hooks {
         while invoke(__NR_recvfrom, [kinds::OTHER_END, to, 64, DONT_WAIT, 0, 0]).is_ok() {}
     }
 
+    /// Sixteen pages, as argument 0.
+    pub fn mapped_pages(arguments: &mut [usize; 6]) {
+        arguments[0] = Pages::map(16).or_fail("mapping pages").address(0);
+    }
+
     /// A timer, as argument 0.
     pub fn timer(arguments: &mut [usize; 6]) {
         let mut id = 0u32;

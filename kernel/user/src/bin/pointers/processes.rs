@@ -4,6 +4,7 @@ use super::hooks;
 use crate::kinds::*;
 use user::Errno;
 use user::linux::*;
+use user::memory::PAGE_SIZE;
 
 /// A wake-up, or a key, does not read the word; but it must be a word of the user's.
 const KEY: &[(Case, Expected)] = &[
@@ -62,6 +63,13 @@ pub const CALLS: &[Call] = &[
     plain("mremap"),
     plain("madvise"),
     plain("msync"),
+    call(
+        "mincore",
+        __NR_mincore,
+        [0, 16 * PAGE_SIZE],
+        &[at(2, Space(16))],
+    )
+    .before(hooks::mapped_pages),
     plain("mlock"),
     plain("mlock2"),
     plain("munlock"),
