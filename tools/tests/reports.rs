@@ -7,7 +7,7 @@ use tools::analysis::check::Subject;
 use tools::analysis::stream::{self, State};
 use tools::report::args::{ExplainArgs, FaultsArgs, ListFormat, ReportFormat};
 use tools::report::{Options, run_to};
-use wire::event::{ForkMode, Outcome};
+use wire::event::{Event, ForkMode, Outcome, Refused, Stack};
 
 const V: u64 = 0x7000_0000;
 
@@ -275,7 +275,7 @@ fn a_lying_kernel_is_found_out() {
     let frame = frame_of(kernel.spaces[&kernel.processes[&child]].pages[&V]);
     *kernel.refs.get_mut(&frame).expect("counted") += 1;
     kernel.access(child, V, true);
-    kernel.event(wire::event::Event::Resident {
+    kernel.event(Event::Resident {
         space: 1,
         anon: 2,
         file: 0,
@@ -425,6 +425,35 @@ fn another_boot_is_another_machine() {
     let state = read(&bytes);
     assert!(state.losses.reboots > 0);
     assert_eq!(state.machine.checks.total().differed, 0);
+}
+
+#[test]
+fn refused_memory_is_told_by_call() {
+    let mut kernel = Kernel::boot();
+    let mut refuse = |number, pages, left| {
+        kernel.event(Event::Refused(Refused {
+            pid: 1,
+            number,
+            pages,
+            left,
+            pc: 0x40_0000,
+            stack: Stack::default(),
+        }));
+    };
+    refuse(222, 5000, 1234);
+    refuse(222, 2, 1);
+    // The kernel had none for itself.
+    refuse(220, 0, 9);
+    let (text, _) = report(&kernel.end());
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("Refused: "))
+        .collect();
+    let said = [
+        "pid 1 (init): no memory for mmap, 2 times; 5,000 pages asked for, 1,234 left, at 0x400000",
+        "pid 1 (init): no memory for clone, 1 time; the kernel had no frame of its own for it, at 0x400000",
+    ];
+    assert_eq!(lines, said.map(|line| format!("Refused: {line}")), "{text}");
 }
 
 #[test]

@@ -481,31 +481,40 @@ impl Inner {
 }
 
 /// The error code of a refused mapping.
+#[cold]
+#[inline(never)]
 fn errno(error: MapError) -> Errno {
     match error {
-        MapError::Refused(refusal) => refused("map", refusal),
+        MapError::Refused(refusal) => refused(refusal),
         MapError::OutOfMemory | MapError::NotMapped | MapError::NoRoom => Errno::ENOMEM,
         MapError::Invalid => Errno::EINVAL,
         MapError::Denied => Errno::EACCES,
     }
 }
 
-/// Says who was refused memory, and how much there was.
-fn refused(what: &str, refusal: Refusal) -> Errno {
-    let pid = try_current().map_or(0, |thread| thread.process.pid);
-    defmt::warn!(
-        "process {=u32}: no memory to {=str}: {=u64} pages asked for, {=u64} can be promised",
-        pid,
-        what,
-        refusal.pages,
-        refusal.left
-    );
+/// Takes down what the current thread was refused: its system call may be tried again, or tells it.
+#[cold]
+fn refused(refusal: Refusal) -> Errno {
+    if let Some(thread) = try_current() {
+        thread.note_refusal(refusal);
+    }
     Errno::ENOMEM
 }
 
+#[cold]
+#[inline(never)]
 fn space_errno(error: SpaceError) -> Errno {
     match error {
-        SpaceError::Refused(refusal) => refused("fork or exec", refusal),
-        SpaceError::OutOfMemory | SpaceError::TooManyReferences => Errno::ENOMEM,
+        SpaceError::Refused(refusal) => refused(refusal),
+        SpaceError::OutOfMemory => no_frame(),
+        SpaceError::TooManyReferences => Errno::ENOMEM,
     }
+}
+
+/// The error code of a system call for which the kernel has no frame of its own.
+#[cold]
+#[inline(never)]
+pub fn no_frame() -> Errno {
+    let left = arch::mmu::memory().frames.available();
+    refused(Refusal { pages: 0, left })
 }

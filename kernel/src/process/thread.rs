@@ -1,6 +1,7 @@
 //! Threads: what the scheduler runs.
 
-use super::{Process, fault, scheduler, signal, space::Space, usage};
+use super::space::{self, Space};
+use super::{Process, fault, scheduler, signal, usage};
 use crate::arch::cpu::MAX_CPUS;
 use crate::arch::{self, KernelStack, context::Context, fp, heap::Place, trap::TrapFrame, uaccess};
 use crate::syscall::errno::Errno;
@@ -9,6 +10,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::ops::{Deref, Range};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use memory::Refusal;
 
 /// Where a thread is between running and not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub struct Thread {
     pub set_child_tid: AtomicU64,
     /// Its list of robust futexes (set_robust_list); 0: none.
     pub robust_list: AtomicU64,
+    /// What memory its system call was refused: pages asked for and, below them, pages left, in 32
+    /// bits each as numbers of frames are.
+    refusal: AtomicU64,
     /// It fills the address space of a new program: running out of memory is exec's error.
     pub loading: AtomicBool,
     /// It has begun to end, and gets no signals any more.
@@ -104,6 +109,9 @@ struct Own {
     spurious: Cell<fault::Repeat>,
 }
 
+/// No refusal: no machine has so many pages left.
+const NOT_REFUSED: u64 = u64::MAX;
+
 // SAFETY: `own` is used by the thread itself, or by the scheduler while it switches to or from the
 // thread; a thread is on one CPU at a time (`scheduler` publishes it only after its registers are
 // saved), and the kernel is not preempted; `link` is used under the run queue's lock. All else in a
@@ -121,7 +129,7 @@ impl Thread {
         start: &Start,
     ) -> Result<Arc<Thread>, Errno> {
         let place = Place::new().ok_or(Errno::ENOMEM)?;
-        let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
+        let stack = KernelStack::new().ok_or_else(space::no_frame)?;
         let frame = frame_of(&stack);
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
         unsafe { frame.write(start.frame) };
@@ -133,6 +141,7 @@ impl Thread {
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            refusal: AtomicU64::new(NOT_REFUSED),
             loading: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -318,6 +327,20 @@ impl Thread {
     /// The last fault that changed nothing.
     pub fn spurious(&self) -> &Cell<fault::Repeat> {
         &self.own.spurious
+    }
+
+    /// Takes down what memory its system call is refused, for the call's end to tell.
+    #[cold]
+    pub fn note_refusal(&self, Refusal { pages, left }: Refusal) {
+        self.refusal.store(pages << 32 | left, Ordering::Relaxed);
+    }
+
+    /// What was taken down last, if anything was since this was last asked.
+    #[cold]
+    pub fn take_refusal(&self) -> Option<Refusal> {
+        let refusal = self.refusal.swap(NOT_REFUSED, Ordering::Relaxed);
+        let (pages, left) = (refusal >> 32, refusal & u64::from(u32::MAX));
+        (refusal != NOT_REFUSED).then_some(Refusal { pages, left })
     }
 }
 

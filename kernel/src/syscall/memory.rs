@@ -2,7 +2,7 @@
 
 use super::Result;
 use super::errno::Errno;
-use crate::arch::uaccess;
+use crate::arch::{trap::TrapFrame, uaccess};
 use crate::fs::regular;
 use crate::process::limits;
 use crate::process::space::Space;
@@ -47,16 +47,21 @@ fn prot(bits: u64) -> core::result::Result<Prot, Errno> {
 }
 
 /// brk(address): returns the break, moved if that was possible.
-pub fn brk(wanted: u64) -> Result {
+pub fn brk(frame: &TrapFrame, wanted: u64) -> Result {
     let thread = current();
     let space = space(&thread)?;
     let before = space.set_break(0);
     if wanted > before && !limits::may_map(space, wanted - before, 0, true) {
         return Ok(before);
     }
-    let now = space.set_break(wanted);
+    let mut now = space.set_break(wanted);
     if now < wanted && regular::reclaim() {
-        return Ok(space.set_break(wanted));
+        now = space.set_break(wanted);
+    }
+    let refusal = thread.take_refusal();
+    if now < wanted {
+        // It has no error that says so.
+        super::tell_refusal(&thread, frame, refusal);
     }
     Ok(now)
 }

@@ -17,11 +17,12 @@ use crate::fs;
 use crate::process::signal;
 use crate::process::thread::{Current, current};
 use crate::trace;
+use ::memory::Refusal;
 use errno::Errno;
 use file::{attribute, descriptor, directory, event, io, name, open, poll, socket, splice, stat};
 use identity::Kind;
 use linux_raw_sys::general as nr;
-use wire::event::Event;
+use wire::event::{Event, Refused};
 
 /// What a system call returns in x0.
 type Result = core::result::Result<u64, Errno>;
@@ -53,8 +54,8 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
         _ => {
             thread.usage.enter_kernel();
             let mut result = call(frame);
-            if result == Err(Errno::ENOMEM) && fs::regular::reclaim() {
-                result = call(frame);
+            if result == Err(Errno::ENOMEM) {
+                result = try_again(thread, frame);
             }
             thread.usage.leave_kernel();
             result
@@ -114,7 +115,7 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_getgroups => identity::getgroups(a as u32, b),
         nr::__NR_setgroups => identity::setgroups(a as u32 as u64, b),
 
-        nr::__NR_brk => memory::brk(a),
+        nr::__NR_brk => memory::brk(frame, a),
         nr::__NR_mmap => memory::mmap(a, b, c, d as u32, e, f),
         nr::__NR_munmap => memory::munmap(a, b),
         nr::__NR_mprotect => memory::mprotect(a, b, c),
@@ -257,6 +258,44 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_sysinfo => info::sysinfo(a),
         number => unimplemented(frame, number),
     }
+}
+
+/// A call has failed for want of memory, or of mappings: once more if there is some then.
+#[cold]
+fn try_again(thread: &Current, frame: &mut TrapFrame) -> Result {
+    let result = match fs::regular::reclaim() {
+        true => call(frame),
+        false => Err(Errno::ENOMEM),
+    };
+    let refusal = thread.take_refusal();
+    if result == Err(Errno::ENOMEM) {
+        tell_refusal(thread, frame, refusal);
+    }
+    result
+}
+
+/// Puts on record what memory the call was refused, if that is why it has failed.
+#[cold]
+fn tell_refusal(thread: &Current, frame: &TrapFrame, refusal: Option<Refusal>) {
+    let Some(Refusal { pages, left }) = refusal else {
+        return;
+    };
+    let (pid, number) = (thread.process.pid, frame.x[8] as u32);
+    defmt::warn!(
+        "process {=u32}: no memory for system call {=u32}: {=u64} pages asked for, {=u64} can be promised",
+        pid,
+        number,
+        pages,
+        left
+    );
+    trace::emit(Event::Refused(Refused {
+        pid,
+        number,
+        pages,
+        left,
+        pc: frame.pc,
+        stack: trace::stack::of(frame),
+    }));
 }
 
 #[cold]

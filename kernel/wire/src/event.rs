@@ -228,6 +228,23 @@ pub struct Fork {
     pub stack: Stack,
 }
 
+/// A system call failed for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Refused {
+    /// Process.
+    pub pid: u32,
+    /// The system call's number.
+    pub number: u32,
+    /// Pages that it wanted to be promised, tables included. 0: a frame for the kernel's own use.
+    pub pages: u64,
+    /// Pages that could have been promised.
+    pub left: u64,
+    /// Its return address.
+    pub pc: u64,
+    /// The caller's call stack.
+    pub stack: Stack,
+}
+
 /// What backs a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Backing {
@@ -604,10 +621,12 @@ pub enum Event {
         /// Lines of 64 bytes in which one differs, up to 64.
         lines: u8,
     },
+    /// A system call was refused memory (ENOMEM), and what could be given up was not enough.
+    Refused(Refused),
 }
 
 /// The kinds of event that losses are counted by.
-pub const KINDS: usize = 30;
+pub const KINDS: usize = 31;
 
 impl Event {
     /// The event's kind, an index below [`KINDS`], for loss counts.
@@ -643,6 +662,7 @@ impl Event {
             Event::ThreadStart { .. } => 27,
             Event::ThreadExit { .. } => 28,
             Event::Amplification { .. } => 29,
+            Event::Refused(_) => 30,
         }
     }
 }
@@ -679,4 +699,5 @@ pub const KIND_NAMES: [&str; KINDS] = [
     "thread-start",
     "thread-exit",
     "amplification",
+    "refused",
 ];

@@ -4,7 +4,7 @@
 use crate::codec::{Port, Stop};
 use crate::descriptor::{attributes_of, descriptor, frame_of};
 use crate::event::{
-    Backing, Barrier, Contents, Event, Fork, ForkMode, KINDS, Map, Region, Stack, TlbiOp,
+    Backing, Barrier, Contents, Event, Fork, ForkMode, KINDS, Map, Refused, Region, Stack, TlbiOp,
 };
 use crate::faults::{BLANK_FAULT, KIND_FAULT};
 
@@ -275,6 +275,7 @@ pub(crate) fn code<P: Port>(port: &mut P, last: &mut Last, event: &mut Event) ->
             last.frame = *frame;
             Ok(())
         }
+        Event::Refused(refused) => port.field(refused),
     }
 }
 
@@ -395,7 +396,7 @@ fn output<P: Port>(port: &mut P, last: &mut u64, value: &mut u64) -> Result<(), 
 }
 /// An event of a kind, to be filled in by reading.
 pub(crate) fn blank(kind: u8) -> Option<Event> {
-    const _: () = assert!(KINDS == 30, "a new kind needs a line here and in `event`");
+    const _: () = assert!(KINDS == 31, "a new kind needs a line here and in `event`");
     Some(match kind {
         0 => Event::SpaceNew {
             space: 0,
@@ -556,6 +557,14 @@ pub(crate) fn blank(kind: u8) -> Option<Event> {
             bytes: 0,
             lines: 0,
         },
+        30 => Event::Refused(Refused {
+            pid: 0,
+            number: 0,
+            pages: 0,
+            left: 0,
+            pc: 0,
+            stack: Stack::default(),
+        }),
         _ => return None,
     })
 }

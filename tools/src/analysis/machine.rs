@@ -348,6 +348,13 @@ impl Machine {
                 };
                 self.process_mut(pid, 0).killed = Some(kill);
             }
+            Event::Refused(ref refused) => {
+                let space = self.space_of(refused.pid);
+                let code = self.code(space, refused.pc);
+                let callers = self.callers(space, &refused.stack);
+                self.process_mut(refused.pid, 0)
+                    .refused(refused, code, callers);
+            }
             Event::AsidNew { space, asid, .. } => {
                 let space = self.space_mut(space);
                 space.ttbr0 = space.ttbr0.map(|old| Ttbr0::new(old.root(), asid));

@@ -1,7 +1,7 @@
 //! What is known of each process, and what it did.
 
 use serde::Serialize;
-use wire::event::{Fault, Outcome, Space};
+use wire::event::{Fault, Outcome, Refused, Space};
 
 use super::space::Code;
 
@@ -157,6 +157,19 @@ pub struct Missing {
     pub code: Option<Code>,
 }
 
+/// A system call that failed for want of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the kernel said of the first one.
+    pub first: Refused,
+    /// How often it was refused.
+    pub count: u64,
+    /// Where in its program the first call is.
+    pub code: Option<Code>,
+    /// Its callers, innermost first.
+    pub callers: Vec<Code>,
+}
+
 /// A process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -180,12 +193,14 @@ pub struct Process {
     pub killed: Option<Kill>,
     /// System calls it wanted and did not get, by number, in the order of their first use.
     pub missing: Vec<Missing>,
+    /// System calls that were refused memory, by number, in the order of their first refusal.
+    pub refusals: Vec<Refusal>,
     /// What it did.
     pub activity: Activity,
 }
 
-/// At most this many different missing system calls are told apart per process.
-const MISSING_MAX: usize = 512;
+/// At most this many different system calls that failed are told apart per process.
+const CALLS_MAX: usize = 512;
 
 impl Process {
     /// A process of which only its id is known.
@@ -201,6 +216,7 @@ impl Process {
             ended: None,
             killed: None,
             missing: Vec::new(),
+            refusals: Vec::new(),
             activity: Activity::default(),
         }
     }
@@ -213,12 +229,27 @@ impl Process {
             .find(|missing| missing.number == number)
         {
             known.count += 1;
-        } else if self.missing.len() < MISSING_MAX {
+        } else if self.missing.len() < CALLS_MAX {
             self.missing.push(Missing {
                 number,
                 count: 1,
                 pc,
                 code,
+            });
+        }
+    }
+
+    /// One of its calls was refused memory.
+    pub fn refused(&mut self, event: &Refused, code: Option<Code>, callers: Vec<Code>) {
+        let mut known = self.refusals.iter_mut();
+        if let Some(known) = known.find(|known| known.first.number == event.number) {
+            known.count += 1;
+        } else if self.refusals.len() < CALLS_MAX {
+            self.refusals.push(Refusal {
+                first: *event,
+                count: 1,
+                code,
+                callers,
             });
         }
     }

@@ -177,6 +177,11 @@ impl<'a> Dump<'a> {
                 fork.cost,
                 fork.pc
             ),
+            Event::Refused(refused) => writeln!(
+                out,
+                "refused pid {} system call {}: pages {} left {} pc {:#x}",
+                refused.pid, refused.number, refused.pages, refused.left, refused.pc
+            ),
             Event::Map(map) => {
                 let backing = match map.backing {
                     Backing::Anonymous => "anonymous".to_owned(),

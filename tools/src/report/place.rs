@@ -5,6 +5,7 @@ use wire::event::{Fault, Space};
 
 use crate::analysis::fork::Fork;
 use crate::analysis::machine::Machine;
+use crate::analysis::process::Refusal;
 use crate::analysis::space::Code;
 use crate::analysis::symbols::{SourceFrame, Symbols, short_name};
 
@@ -31,9 +32,20 @@ pub struct Place {
     beyond: &'static [&'static str],
 }
 
-/// What C libraries and runtimes call between a program and the system call that forks.
-const FORK_WRAPPERS: &[&str] = &[
+/// What C libraries and runtimes call between a program and a system call: those that fork, and
+/// those that map memory.
+const CALL_WRAPPERS: &[&str] = &[
     "syscall",
+    "mmap",
+    "mmap64",
+    "__mmap",
+    "mprotect",
+    "__mprotect",
+    "mremap",
+    "__mremap",
+    "brk",
+    "sbrk",
+    "__sbrk",
     "fork",
     "_Fork",
     "__fork",
@@ -74,8 +86,17 @@ impl Place {
     pub fn of_fork(fork: &Fork) -> Place {
         Place {
             callers: fork.callers.clone(),
-            beyond: FORK_WRAPPERS,
+            beyond: CALL_WRAPPERS,
             ..Place::of_code(fork.event.pc, fork.code)
+        }
+    }
+
+    /// The caller of a system call that was refused memory, likewise.
+    pub fn of_refusal(refusal: &Refusal) -> Place {
+        Place {
+            callers: refusal.callers.clone(),
+            beyond: CALL_WRAPPERS,
+            ..Place::of_code(refusal.first.pc, refusal.code)
         }
     }
 

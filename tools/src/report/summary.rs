@@ -171,6 +171,24 @@ pub struct MissingReport {
     pub place: Place,
 }
 
+/// A system call that failed for want of memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefusalReport {
+    /// Its number.
+    pub number: u32,
+    /// Linux's name of it.
+    pub name: Option<&'static str>,
+    /// How often it was refused.
+    pub count: u64,
+    /// Pages that it wanted to be promised the first time, tables included; 0: a frame for the
+    /// kernel's own use.
+    pub pages: u64,
+    /// Pages that could have been promised then.
+    pub left: u64,
+    /// The first caller.
+    pub place: Place,
+}
+
 /// A process.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessReport {
@@ -190,6 +208,8 @@ pub struct ProcessReport {
     pub killed: Option<KillReport>,
     /// System calls it wanted and did not get.
     pub missing_syscalls: Vec<MissingReport>,
+    /// System calls that were refused memory.
+    pub refusals: Vec<RefusalReport>,
     /// What it did.
     #[serde(flatten)]
     pub activity: ActivityReport,
@@ -420,8 +440,7 @@ fn process_report(
     symbols: &mut Symbols,
     seconds: &impl Fn(u64) -> f64,
 ) -> ProcessReport {
-    let mut place = |pc, code| {
-        let mut place = Place::of_code(pc, code);
+    let mut resolved = |mut place: Place| {
         place.resolve(machine, symbols);
         place
     };
@@ -429,14 +448,23 @@ fn process_report(
         number: missing.number,
         name: syscall_name(missing.number),
         count: missing.count,
-        place: place(missing.pc, missing.code),
+        place: resolved(Place::of_code(missing.pc, missing.code)),
     });
     let missing_syscalls = missing_syscalls.collect();
     let killed = process.killed.map(|kill| KillReport {
         signal: kill.signal,
         address: kill.address,
-        place: place(kill.pc, kill.code),
+        place: resolved(Place::of_code(kill.pc, kill.code)),
     });
+    let refusals = process.refusals.iter().map(|refusal| RefusalReport {
+        number: refusal.first.number,
+        name: syscall_name(refusal.first.number),
+        count: refusal.count,
+        pages: refusal.first.pages,
+        left: refusal.first.left,
+        place: resolved(Place::of_refusal(refusal)),
+    });
+    let refusals = refusals.collect();
     let space = machine
         .spaces
         .get(&process.space)
@@ -450,6 +478,7 @@ fn process_report(
         status: process.ended.map(|(_, status)| status),
         killed,
         missing_syscalls,
+        refusals,
         activity: ActivityReport::new(&process.activity),
         pages_at_end: space.map(|space| machine.private_and_shared(space)),
     }

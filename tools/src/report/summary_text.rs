@@ -27,7 +27,7 @@ pub fn render(report: &Report, top: usize) -> String {
         text.push('\n');
         text.push_str(&story_text::render(steps));
     }
-    missing_calls(&mut text, report);
+    failures(&mut text, report);
     advice(&mut text, report);
     processes(&mut text, report, top);
     forks(&mut text, report);
@@ -119,7 +119,7 @@ fn header(report: &Report) -> String {
 }
 
 /// What keeps a program from running comes first.
-fn missing_calls(text: &mut String, report: &Report) {
+fn failures(text: &mut String, report: &Report) {
     for process in &report.processes {
         for missing in &process.missing_syscalls {
             let name = missing
@@ -136,10 +136,37 @@ fn missing_calls(text: &mut String, report: &Report) {
                 missing.place.text()
             );
         }
-        if let Some(killed) = &process.killed {
+        for refusal in &process.refusals {
+            let call = refusal
+                .name
+                .map_or(format!("system call {}", refusal.number), str::to_owned);
+            let wanted = match refusal.pages {
+                0 => "the kernel had no frame of its own for it".to_owned(),
+                pages => format!(
+                    "{} asked for, {} left",
+                    plural(pages, "page"),
+                    count(refusal.left)
+                ),
+            };
             let _ = writeln!(
                 text,
-                "{} pid {} ({}) by {} at {}, address {:#x}",
+                "{} pid {} ({}): no memory for {call}, {}; {wanted}, at {}",
+                styled(BAD, "Refused:"),
+                process.pid,
+                process.name,
+                plural(refusal.count, "time"),
+                refusal.place.text()
+            );
+        }
+        if let Some(killed) = &process.killed {
+            let exhausted = process.activity.faults_of(&[Outcome::OutOfMemory]) > 0;
+            let why = match signal_name(killed.signal).as_str() {
+                "SIGKILL" if exhausted => ", since no frame was left",
+                _ => "",
+            };
+            let _ = writeln!(
+                text,
+                "{} pid {} ({}) by {} at {}, address {:#x}{why}",
                 styled(BAD, "Killed:"),
                 process.pid,
                 process.name,

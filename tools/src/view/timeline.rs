@@ -21,6 +21,7 @@ use crate::analysis::stream::{Observer, State, mode_name};
 use crate::analysis::symbols::Symbols;
 use crate::report::filter::{Filter, Mapped};
 use crate::report::place::{Place, program_name};
+use crate::report::text::plural;
 
 /// All packets are of one writer.
 const SEQUENCE: u32 = 1;
@@ -249,6 +250,11 @@ impl<'a> Timeline<'a> {
                 };
                 self.instant(track, how, None)?;
                 self.sample(machine)
+            }
+            Event::Refused(refused) => {
+                let track = self.thread(machine, refused.pid, record.tid)?;
+                let name = format!("refused {}", plural(refused.pages, "page"));
+                self.instant(track, name, None)
             }
             Event::Reap { pid, .. } => {
                 // A number may be another process's next.

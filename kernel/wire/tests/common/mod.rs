@@ -201,7 +201,7 @@ pub fn decode(stream: &[u8]) -> Vec<Record> {
 
 /// A record of a kind, its fields from `numbers`, cut to their types.
 pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
-    use wire::event::{Backing, Barrier, Fork, ForkMode, MAX_CPUS, Map, Region, TlbiOp};
+    use wire::event::{Backing, Barrier, Fork, ForkMode, MAX_CPUS, Map, Refused, Region, TlbiOp};
     let mut fields = numbers[2..].iter().cycle();
     let mut next = || *fields.next().unwrap();
     let (time, tid) = (numbers[0], numbers[1] as u32);
@@ -406,6 +406,17 @@ pub fn record(kind: usize, numbers: &[u64; 12]) -> Record {
             bytes: next() as u16,
             lines: next() as u8,
         },
+        30 => Event::Refused(Refused {
+            pid: next() as u32,
+            number: next() as u32,
+            pages: next(),
+            left: next(),
+            pc: next(),
+            stack: Stack {
+                depth: 2,
+                pcs: [next(), next(), 0, 0, 0, 0, 0, 0],
+            },
+        }),
         _ => unreachable!("no such kind"),
     };
     assert_eq!(event.kind(), kind);

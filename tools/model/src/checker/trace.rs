@@ -76,6 +76,7 @@ pub fn of_trace(event: &event::Event, mut tell: impl FnMut(Event)) {
         | E::Resident { .. }
         | E::Unimplemented { .. }
         | E::Killed { .. }
+        | E::Refused(_)
         | E::ThreadStart { .. }
         | E::ThreadExit { .. }
         | E::Amplification { .. } => return,
