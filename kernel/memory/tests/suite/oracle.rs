@@ -32,6 +32,8 @@ pub fn va(page: usize) -> u64 {
 pub struct Page {
     pub prot: Prot,
     pub shared: bool,
+    /// Of a stack, which grows down.
+    pub stack: bool,
     /// It may be made writable.
     pub may_write: bool,
     /// What it shows until the process writes it privately: a page of an object, or zeros.
@@ -80,6 +82,51 @@ impl Pages {
             .is_some_and(|page| page.prot.allows(access) && !page.past_end())
     }
 
+    /// The page of a stack down to which an access makes it grow: nothing else is between the two,
+    /// or in the same group below.
+    fn above(&self, page: usize, access: Access) -> Option<usize> {
+        let group = page / GROUP;
+        let below = self.0.range(..page).next_back();
+        let (above, stack) = self.0.range(page..).next()?;
+        let grows = *above > page
+            && above / GROUP == group
+            && below.is_none_or(|(below, _)| below / GROUP < group);
+        (grows && stack.stack && stack.prot.allows(access)).then_some(*above)
+    }
+
+    /// Whether a stack grows when this is accessed.
+    pub fn grows(&self, page: usize, access: Access) -> bool {
+        self.above(page, access).is_some()
+    }
+
+    /// Whether what comes next in the same group is a stack.
+    pub fn is_below_stack(&self, page: usize) -> bool {
+        let above = self.0.range(page..).next();
+        above.is_some_and(|(above, next)| next.stack && above / GROUP == (page - 1) / GROUP)
+    }
+
+    /// Pages have been elsewhere, and are no stack any more.
+    pub fn moved(&mut self, page: usize, count: usize) {
+        let moved = self.0.range_mut(page..page + count);
+        moved.for_each(|(_, page)| page.stack = false);
+    }
+
+    /// Whether an access works, if there is memory.
+    pub fn reaches(&self, page: usize, access: Access) -> bool {
+        self.permits(page, access) || self.grows(page, access)
+    }
+
+    /// A stack has grown, if this access made it.
+    pub fn grow(&mut self, page: usize, access: Access) {
+        if let Some(above) = self.above(page, access) {
+            let new = Page {
+                own: None,
+                ..self.0[&above].clone()
+            };
+            self.0.extend((page..above).map(|at| (at, new.clone())));
+        }
+    }
+
     /// How many pages from a first one on may be given a protection, at most `count`.
     pub fn protectable(&self, page: usize, count: usize, prot: Prot) -> usize {
         let may = |page: &Page| page.may_write || !prot.contains(Prot::WRITE);
@@ -109,6 +156,8 @@ impl Pages {
     pub fn remap(&mut self, page: usize, count: usize, to: usize, new_count: usize, keep: bool) {
         let kept = count.min(new_count);
         let mut moved: Vec<Page> = (page..page + kept).map(|at| self.0[&at].clone()).collect();
+        // What makes a stack is where it is.
+        moved.iter_mut().for_each(|moved| moved.stack &= to == page);
         let last = moved[kept - 1].clone();
         moved.extend((1..=new_count - kept).map(|further| {
             Page {

@@ -82,6 +82,13 @@ pub enum Op {
         prot: u8,
         back: Back,
     },
+    /// Of the page's group nothing is left but a stack, from behind the page on: what is written
+    /// below makes it grow.
+    Stack {
+        cpu: usize,
+        process: usize,
+        page: usize,
+    },
     Unmap {
         cpu: usize,
         process: usize,
@@ -190,6 +197,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(cpu, file, page, value)| Op::FileWrite { cpu, file, page, value }),
         8 => (who(), span(), prot(), back())
             .prop_map(|((cpu, process), (page, count), prot, back)| Op::Map { cpu, process, page, count, prot, back }),
+        2 => (who(), page()).prop_map(|((cpu, process), page)| Op::Stack { cpu, process, page }),
         4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Unmap { cpu, process, page, count }),
         6 => (who(), span(), prot())
             .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),

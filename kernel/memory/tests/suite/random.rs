@@ -116,6 +116,7 @@ fn agree(cases: usize, cpus: usize, seed: u8) {
         "file-read",
         "file-copy",
         "exec",
+        "stack-grow",
         "denied",
         "out-of-memory",
         "protect-denied",
@@ -157,22 +158,53 @@ fn three_cpus() {
     agree(2_600, 3, 3);
 }
 
-#[test]
-fn a_failure_is_told_as_a_short_program() {
-    let programs = |count| Programs::new(40..80, 4).take(count);
+/// Programs fail when fork does not write-protect; the first one, in words and in a few steps.
+fn told_without_protection(programs: impl Fn(usize) -> Vec<Program>) -> String {
     memory::mutate::record();
-    explore(programs(20), 2).unwrap();
+    explore(programs(20).into_iter(), 2).unwrap();
     let forked = |site: &Site| site.file.ends_with("fork.rs") && site.what == "protection";
     let site = memory::mutate::recorded().into_keys().rfind(forked);
-    let told =
-        leaving_out(site, || explore(programs(100), 2)).expect_err("fork must write-protect");
-    let steps: Vec<&str> = told
-        .lines()
-        .filter(|line| line.starts_with("cpu"))
-        .collect();
-    assert!(steps.len() < 12, "{told}");
-    for what in ["mmap", "write", "fork"] {
-        assert!(steps.iter().any(|step| step.contains(what)), "{told}");
+    let told = leaving_out(site, || explore(programs(100).into_iter(), 2))
+        .expect_err("fork must write-protect");
+    let steps = told.lines().filter(|line| line.starts_with("cpu"));
+    assert!(steps.count() < 12, "{told}");
+    told
+}
+
+fn expect_steps(told: &str, steps: &[&str]) {
+    for what in steps {
+        let mut lines = told.lines().filter(|line| line.starts_with("cpu"));
+        assert!(lines.any(|line| line.contains(what)), "{what}: {told}");
     }
+}
+
+#[test]
+fn a_failure_is_told_as_a_short_program() {
+    let told = told_without_protection(|count| Programs::new(40..80, 4).take(count).collect());
+    expect_steps(&told, &["mmap", "write", "fork"]);
+    println!("{told}");
+}
+
+/// Programs whose memory is all stack.
+#[test]
+fn a_failure_on_a_stack_is_told_as_a_short_program() {
+    let told = told_without_protection(|count| {
+        let on_stacks = |mut program: Program| {
+            use crate::program::Op::{Exit, Fork, Read, Stack, Write};
+            let stays = |op: &_| {
+                matches!(
+                    op,
+                    Stack { .. } | Write { .. } | Read { .. } | Fork { .. } | Exit { .. }
+                )
+            };
+            program.ops.retain(stays);
+            program
+        };
+        Programs::new(80..160, 5)
+            .take(count)
+            .map(on_stacks)
+            .collect()
+    });
+    expect_steps(&told, &["a stack behind page", "write", "fork"]);
     println!("{told}");
 }

@@ -55,6 +55,7 @@ fn every_allocation_of_each_step_can_fail_in_turn() {
             "file-copy",
             "table-unshare",
             "table-reuse",
+            "stack-grow",
             "remap-move",
         ] {
             assert!(met[name] >= 50, "{name} was hardly met: {met:?}");

@@ -36,7 +36,7 @@ impl World {
         value: u8,
     ) -> Result<Option<Handled>> {
         let cpu = self.run(cpu, process);
-        let permitted = self.processes[process].pages.permits(page, access);
+        let permitted = self.processes[process].pages.reaches(page, access);
         let addr = va(page) + OFFSETS[offset];
         let mut last: Option<Handled> = None;
         loop {
@@ -91,6 +91,14 @@ impl World {
                 Outcome::Denied if !permitted => return Ok(Some(handled)),
                 Outcome::OutOfMemory if self.may_starve(process, page, access) => {
                     return Ok(Some(handled));
+                }
+                Outcome::StackGrow => {
+                    let pages = &mut self.processes[process].pages;
+                    if !pages.grows(page, access) {
+                        return Err(format!("a stack grows down to page {page}"));
+                    }
+                    pages.grow(page, access);
+                    last = Some(handled);
                 }
                 Outcome::Denied | Outcome::OutOfMemory => {
                     return Err(format!("{access:?} of page {page}: {handled:?}"));

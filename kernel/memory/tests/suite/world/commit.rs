@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memory::{Access, AddressSpace, Backing, Frame, Kind, PAGE_SIZE, Prot, mutate};
 
 use super::{FIRST, Result, World};
-use crate::oracle::va;
+use crate::oracle::{GROUP, va};
 
 /// What an address space may need in the worst case: counted block by block.
 fn worst_case(space: &AddressSpace) -> u64 {
@@ -31,7 +31,18 @@ impl World {
         });
         let refused = mutate::refused_since(self.shortage.began);
         let kept = self.strict && promised && access == Access::Write;
-        refused || (self.shortage.any() && !kept)
+        refused || (self.shortage.any() && !kept) || self.may_not_grow(process, page, access)
+    }
+
+    /// A stack that has to grow for this may be refused it: as much cannot be promised.
+    fn may_not_grow(&self, process: usize, page: usize, access: Access) -> bool {
+        /// What a group's pages need in all, tables included.
+        const MOST: u64 = GROUP as u64 + 3;
+        let frames = &self.mem.frames;
+        let reserve = frames.total() / 64;
+        self.strict
+            && self.processes[process].pages.grows(page, access)
+            && frames.available() < reserve + MOST
     }
 
     pub(super) fn check_commit(&self) -> Result {

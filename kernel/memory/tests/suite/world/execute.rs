@@ -12,7 +12,7 @@ use model::checker::Operation;
 
 use super::story::mode as fork_mode;
 use super::{PROCESSES, Process, Result, World};
-use crate::oracle::{OFFSETS, Page, Pages, va};
+use crate::oracle::{GROUP, OFFSETS, Page, Pages, va};
 use crate::program::{Back, Op};
 
 impl World {
@@ -86,26 +86,34 @@ impl World {
             } => {
                 self.run(cpu, process % count);
                 self.mem.mmu.machine.borrow_mut().synchronise();
-                let process = &mut self.processes[process % count];
+                let number = process % count;
+                let starved = self.may_starve(number, page, Access::Write);
+                let process = &mut self.processes[number];
                 let done = process.space.write(&self.mem, va(page), &[value, value]);
-                let permitted = process.pages.permits(page, Access::Write);
+                let permitted = process.pages.reaches(page, Access::Write);
                 if done.is_ok() && permitted {
+                    process.pages.grow(page, Access::Write);
                     process.pages.write(page, 0, value);
                     process.pages.write(page, 1, value);
                 }
-                self.expect(permitted, done)?;
+                self.expect(permitted, starved, done)?;
             }
             Op::KernelRead { cpu, process, page } => {
                 self.run(cpu, process % count);
                 self.mem.mmu.machine.borrow_mut().synchronise();
-                let process = &mut self.processes[process % count];
+                let number = process % count;
+                let starved = self.may_starve(number, page, Access::Read);
+                let process = &mut self.processes[number];
                 let mut bytes = [0; 2];
                 let done = process.space.read(&self.mem, va(page), &mut bytes);
-                let permitted = process.pages.permits(page, Access::Read);
-                if done.is_ok() && permitted && bytes[..] != process.pages.0[&page].bytes()[..2] {
-                    return Err(format!("the kernel reads {bytes:?} at page {page}"));
+                let permitted = process.pages.reaches(page, Access::Read);
+                if done.is_ok() && permitted {
+                    process.pages.grow(page, Access::Read);
+                    if bytes[..] != process.pages.0[&page].bytes()[..2] {
+                        return Err(format!("the kernel reads {bytes:?} at page {page}"));
+                    }
                 }
-                self.expect(permitted, done)?;
+                self.expect(permitted, starved, done)?;
             }
             Op::Map {
                 cpu,
@@ -117,6 +125,10 @@ impl World {
             } => {
                 self.run(cpu, process % count);
                 self.map(process % count, page, pages, Prot::from_bits(prot), back)?;
+            }
+            Op::Stack { cpu, process, page } => {
+                self.run(cpu, process % count);
+                self.stack(process % count, page)?;
             }
             Op::Unmap {
                 cpu,
@@ -268,13 +280,18 @@ impl World {
         self.mem.mmu.done(Operation::End);
     }
 
-    fn expect(&self, permitted: bool, done: std::result::Result<(), Handled>) -> Result {
+    /// `starved`: there was too little memory before.
+    fn expect(
+        &self,
+        permitted: bool,
+        starved: bool,
+        done: std::result::Result<(), Handled>,
+    ) -> Result {
+        let starved = starved || self.shortage.any();
         match done {
             Ok(()) if permitted => Ok(()),
             Err(handled) if handled.outcome == Outcome::Denied && !permitted => Ok(()),
-            Err(handled) if handled.outcome == Outcome::OutOfMemory && self.shortage.any() => {
-                Ok(())
-            }
+            Err(handled) if handled.outcome == Outcome::OutOfMemory && starved => Ok(()),
             _ => Err(format!(
                 "permitted = {permitted}, but the fault handler says {done:?}"
             )),
@@ -345,12 +362,56 @@ impl World {
                 Page {
                     prot,
                     shared,
+                    stack: false,
                     may_write,
                     object,
                     own: None,
                 },
             );
         }
+        Ok(())
+    }
+
+    /// Nothing in the group of a page but a stack, from behind the page to the group's end.
+    fn stack(&mut self, process: usize, page: usize) -> Result {
+        let first = page / GROUP * GROUP;
+        let (from, to) = ((page + 1).min(first + GROUP - 1), first + GROUP);
+        let process = &mut self.processes[process];
+        let mapping = Mapping {
+            start: va(from),
+            end: va(first) + GROUP as u64 * PAGE_SIZE,
+            prot: Prot::READ.union(Prot::WRITE),
+            shared: false,
+            may_write: true,
+            backing: Backing::Anonymous,
+            region: Region::Stack,
+            charged: false,
+        };
+        let (start, end) = (va(first), mapping.end);
+        let done = match process.space.unmap(&self.mem, start, end) {
+            Ok(_) => {
+                process.pages.unmap(first, GROUP);
+                process.space.map(&self.mem, mapping)
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(_) => {}
+            Err(MapError::OutOfMemory) if self.shortage.any() => return Ok(()),
+            Err(MapError::Refused(refusal)) if self.strict => return honest(refusal),
+            Err(error) => return Err(format!("a stack: {error}")),
+        }
+        process.pages.0.extend((from..to).map(|at| {
+            let new = Page {
+                prot: Prot::READ.union(Prot::WRITE),
+                shared: false,
+                stack: true,
+                may_write: true,
+                object: None,
+                own: None,
+            };
+            (at, new)
+        }));
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Source for Pattern {
 fn operation(op: Op) -> Operation {
     match op {
         Op::Fork { .. } => Operation::Fork,
-        Op::Map { .. } => Operation::Map,
+        Op::Map { .. } | Op::Stack { .. } => Operation::Map,
         Op::Unmap { .. } => Operation::Unmap,
         Op::Protect { .. } => Operation::Protect,
         Op::Remap { .. } => Operation::Move,

@@ -96,6 +96,8 @@ impl World {
             {
                 Err(MapError::NoRoom)
             }
+            // Nor does it take the room of a stack.
+            To::Here if owner.pages.is_below_stack(page + count) => Err(MapError::NoRoom),
             _ => Ok(()),
         }
     }
@@ -123,12 +125,13 @@ impl World {
         for hog in self.shortage.hogs.drain(..) {
             self.mem.free(hog);
         }
-        let space = &mut self.processes[process].space;
         if remap.start != va(page) {
+            self.processes[process].pages.moved(page, count);
             *self.outcomes.entry("remap-anywhere").or_default() += 1;
             remap.place = Place::At(va(page));
         }
         (remap.len, remap.new_len) = (len + PAGE_SIZE, len);
+        let space = &mut self.processes[process].space;
         match space.remap(&self.mem, remap) {
             Ok(done) if done.start == va(page) => Ok(()),
             // It may take tables that cannot be promised. Then it is lost to the oracle.

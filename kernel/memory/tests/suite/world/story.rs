@@ -101,6 +101,12 @@ impl World {
                 let pages = pages(page, count);
                 format!("{} mmap {pages} {} {back}", on(cpu, process), rights(prot))
             }
+            Op::Stack { cpu, process, page } => {
+                format!(
+                    "{} a stack behind page {page}, and nothing else around it",
+                    on(cpu, process)
+                )
+            }
             Op::Unmap {
                 cpu,
                 process,
