@@ -327,7 +327,7 @@ impl PageCache {
         if from > 0
             && let Some(held) = self.held(mem, page)
         {
-            mem.frames.clear_icache_clean(held.frame());
+            mem.frames.meta(held.frame()).clear_icache_clean();
             mem.mmu
                 .with_frame(held.frame(), &mut |bytes| bytes[from..].fill(0));
             held.let_go(mem);
@@ -406,7 +406,7 @@ impl PageCache {
                 quota.refund();
             }
             if mem.frames.refs(frame) > 1 {
-                mem.frames.clear_icache_clean(frame);
+                mem.frames.meta(frame).clear_icache_clean();
                 mem.mmu.zero_frame(frame);
             }
             mem.drop_hold(frame);
@@ -491,8 +491,8 @@ impl PageCache {
         f: &mut dyn FnMut(&mut [u8; PAGE_BYTES]),
     ) -> Result<(), NoPage> {
         let held = self.frame(mem, page)?;
-        mem.frames.clear_icache_clean(held.frame());
-        mem.frames.set_written(held.frame());
+        mem.frames.meta(held.frame()).clear_icache_clean();
+        mem.frames.meta(held.frame()).set_written();
         mem.mmu.with_frame(held.frame(), f);
         held.let_go(mem);
         Ok(())

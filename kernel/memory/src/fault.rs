@@ -13,7 +13,7 @@ use crate::cache::{Held, NoPage, PageCache};
 use crate::change::{Flush, Slot, forget_local, make, relax, replace};
 use crate::commit::Charge;
 use crate::descriptor::{Content, Leaf, Rights};
-use crate::frame::{Frame, Kind, PAGE_SIZE};
+use crate::frame::{Frame, FrameMeta, Kind, PAGE_SIZE};
 use crate::mapping::{Access, Backing, MAP_MIN, Mapping, Prot, Region};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
@@ -115,7 +115,7 @@ impl Handled {
         !matches!(self.outcome, Outcome::Denied | Outcome::OutOfMemory)
     }
 
-    #[cold]
+    #[inline]
     fn out_of_memory(old: u64) -> Handled {
         Handled::new(Outcome::OutOfMemory, old, old, 0, 0)
     }
@@ -128,6 +128,10 @@ impl Handled {
         }
     }
 }
+
+/// A fault that is not common, and its level 3 table if there is one, of this address space alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Rare(Option<Frame>);
 
 /// One page of one address space, while its fault is handled.
 struct Page<'a, M: Mmu> {
@@ -151,10 +155,57 @@ impl AddressSpace {
     /// Handles a fault of this address space. On return the access can be retried, unless the
     /// outcome is `Denied` or `OutOfMemory`.
     ///
-    /// Inlined into the exception handler, whose common cases are then one function without calls;
-    /// the rare ones come back through `fault_again`.
     #[inline(always)]
     pub fn fault<M: Mmu>(&mut self, mem: &Memory<M>, request: Request) -> Handled {
+        match self.fault_common(mem, request) {
+            Ok(handled) => handled,
+            Err(rare) => self.fault_rarely(mem, request, rare),
+        }
+    }
+
+    /// `fault`, of what is common. `Err`: it is `fault_rarely`'s; nothing was done.
+    ///
+    /// Inlined into the exception handler, and made so that nothing in there has to be in memory.
+    #[inline(always)]
+    pub fn fault_common<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        request: Request,
+    ) -> Result<Handled, Rare> {
+        let Request { addr, access } = request;
+        let va = addr & !(PAGE_SIZE - 1);
+        let Some(mapping) = self.mappings.find(va) else {
+            return Err(Rare(None));
+        };
+        if !mapping.prot.allows(access) {
+            return Err(Rare(None));
+        }
+        let Walk::Page(slot) = walk(&mem.mmu, self.root, va) else {
+            return Err(Rare(None));
+        };
+        let page = Page {
+            mem,
+            context: self.context,
+            va,
+            access,
+            prot: mapping.prot,
+            slot,
+        };
+        match (Leaf::from_bits(slot.read(&mem.mmu)), &mapping.backing) {
+            (Some(leaf), _) if access == Access::Write => Ok(page.write(leaf, &mut self.resident)),
+            (None, Backing::Anonymous) => Ok(page.fill_anonymous(&mut self.resident)),
+            _ => Err(Rare(Some(slot.table))),
+        }
+    }
+
+    /// `fault`, whatever it is: what `fault_common` has left.
+    #[inline(never)]
+    pub fn fault_rarely<M: Mmu>(
+        &mut self,
+        mem: &Memory<M>,
+        request: Request,
+        rare: Rare,
+    ) -> Handled {
         let Request { addr, access } = request;
         let va = addr & !(PAGE_SIZE - 1);
         let Some(mapping) = self.mappings.find(va) else {
@@ -163,7 +214,11 @@ impl AddressSpace {
         if !mapping.prot.allows(access) {
             return Handled::denied(Denial::Forbidden, self.leaf(mem, va));
         }
-        let slot = match walk(&mem.mmu, self.root, va) {
+        let walk = match rare {
+            Rare(Some(table)) => Walk::Page(Slot::new(table, 3, va)),
+            Rare(None) => walk(&mem.mmu, self.root, va),
+        };
+        let slot = match walk {
             Walk::Page(slot) => slot,
             Walk::Shared(_) => return self.fault_below_shared(mem, va, access),
             Walk::NoTable(slot) => return self.fault_without_table(mem, slot, va, access),
@@ -175,30 +230,6 @@ impl AddressSpace {
             access,
             prot: mapping.prot,
             slot,
-        };
-        match (Leaf::from_bits(slot.read(&mem.mmu)), &mapping.backing) {
-            (Some(leaf), _) if access == Access::Write => page.write(leaf, &mut self.resident),
-            (None, Backing::Anonymous) => page.fill_anonymous(&mut self.resident),
-            _ => self.fault_rarely(mem, slot.table, request),
-        }
-    }
-
-    /// All cases where the table is there, and this address space's own. What is passed by
-    /// reference has to be in memory: here that costs the common ones nothing.
-    #[inline(never)]
-    fn fault_rarely<M: Mmu>(&mut self, mem: &Memory<M>, table: Frame, request: Request) -> Handled {
-        let Request { addr, access } = request;
-        let va = addr & !(PAGE_SIZE - 1);
-        let Some(mapping) = self.mappings.find(va) else {
-            return Handled::denied(Denial::Unmapped, 0);
-        };
-        let page = Page {
-            mem,
-            context: self.context,
-            va,
-            access,
-            prot: mapping.prot,
-            slot: Slot::new(table, 3, va),
         };
         page.handle(mapping, &mut self.resident)
     }
@@ -245,7 +276,7 @@ impl AddressSpace {
         addr: u64,
         access: Access,
     ) -> Handled {
-        self.fault(mem, Request { addr, access })
+        self.fault_rarely(mem, Request { addr, access }, Rare(None))
     }
 
     /// A fault where level 2 or 3 tables are missing: first the tables, then the leaf.
@@ -388,10 +419,14 @@ fn refs<M: Mmu>(mem: &Memory<M>, leaf: Leaf) -> u32 {
 }
 
 /// The descriptors permit what has faulted: this CPU's TLB had an older idea.
-#[cold]
+#[inline(always)]
 fn spurious<M: Mmu>(mem: &Memory<M>, va: u64, context: &Context, leaf: Leaf) -> Handled {
-    forget_local(&mem.mmu, va, context);
-    let refs = refs(mem, leaf);
+    #[cold]
+    fn forget<M: Mmu>(mem: &Memory<M>, va: u64, context: &Context, leaf: Leaf) -> u32 {
+        forget_local(&mem.mmu, va, context);
+        refs(mem, leaf)
+    }
+    let refs = forget(mem, va, context, leaf);
     Handled::new(Outcome::Spurious, leaf.bits(), leaf.bits(), refs, refs)
 }
 
@@ -452,17 +487,20 @@ impl<M: Mmu> Page<'_, M> {
             return self.spurious(old);
         }
         let content = old.content();
-        let refs = match content {
-            Content::Zero => 0,
-            _ => self.mem.frames.refs(old.frame()),
-        };
         match content {
-            Content::Anon if refs == 1 => self.make_writable(old, Outcome::CowReuse, refs),
             // The cache's own reference keeps a frame of a file shared even if no one else maps it.
-            Content::Anon | Content::File => self.copy(old, refs, resident),
+            Content::Anon | Content::File => {
+                let meta = self.mem.frames.meta(old.frame());
+                let refs = meta.refs();
+                match content == Content::Anon && refs == 1 {
+                    true => self.make_writable(old, meta, Outcome::CowReuse, refs),
+                    false => self.copy(old, refs, resident),
+                }
+            }
             Content::Shared => {
-                self.mem.frames.set_written(old.frame());
-                self.make_writable(old, Outcome::SharedWrite, refs)
+                let meta = self.mem.frames.meta(old.frame());
+                meta.set_written();
+                self.make_writable(old, meta, Outcome::SharedWrite, meta.refs())
             }
             Content::Zero => {
                 let Some(fresh) = self.mem.take(Kind::Anon) else {
@@ -478,8 +516,8 @@ impl<M: Mmu> Page<'_, M> {
 
     /// The frame is this address space's own (or everybody's): write it where it is.
     #[inline(always)]
-    fn make_writable(self, old: Leaf, outcome: Outcome, refs: u32) -> Handled {
-        self.mem.frames.clear_icache_clean(old.frame());
+    fn make_writable(self, old: Leaf, meta: &FrameMeta, outcome: Outcome, refs: u32) -> Handled {
+        meta.clear_icache_clean();
         let new = old.with(Rights::Write);
         if old.executable() {
             set_rights_everywhere(self.mem, self.context, self.slot, self.va, new);
@@ -573,8 +611,8 @@ impl<M: Mmu> Page<'_, M> {
         }
         let frame = held.into_frame();
         if self.access == Access::Write {
-            self.mem.frames.clear_icache_clean(frame);
-            self.mem.frames.set_written(frame);
+            self.mem.frames.meta(frame).clear_icache_clean();
+            self.mem.frames.meta(frame).set_written();
             let new = Leaf::new(frame, Content::Shared, Rights::Write);
             return self.make(Outcome::SharedWrite, new, resident);
         }

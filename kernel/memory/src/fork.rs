@@ -190,7 +190,7 @@ impl AddressSpace {
                     child.counts.copied += 1;
                     let alone = !chunk.table.is_shared() && mem.frames.refs(leaf.frame()) == 1;
                     if alone && rights == Rights::Write && !leaf.executable() {
-                        mem.frames.clear_icache_clean(leaf.frame());
+                        mem.frames.meta(leaf.frame()).clear_icache_clean();
                         flush.set_rights(mmu, slot, va, leaf.with(Rights::Write));
                     }
                 }

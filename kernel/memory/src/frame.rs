@@ -149,6 +149,26 @@ impl FrameMeta {
         before == 1
     }
 
+    /// Somebody may write the frame from now on.
+    #[inline(always)]
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub(crate) fn clear_icache_clean(&self) {
+        let flags = &self.flags;
+        let clean = flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0;
+        leave_out!("no longer clean", when clean);
+        if clean {
+            flags.fetch_and(!ICACHE_CLEAN, Ordering::Relaxed);
+        }
+    }
+
+    /// The contents are not the file's own any more, from now on.
+    #[inline]
+    pub(crate) fn set_written(&self) {
+        if self.flags.load(Ordering::Relaxed) & WRITTEN == 0 {
+            self.flags.fetch_or(WRITTEN, Ordering::Relaxed);
+        }
+    }
+
     /// A frame without references is nothing any more. Whether it served what is charged.
     #[inline]
     fn retire(&self) -> bool {
@@ -443,26 +463,6 @@ impl Frames {
         );
         TURNS.taken();
         TableTurn(busy)
-    }
-
-    /// Somebody may write the frame from now on.
-    #[inline(always)]
-    #[cfg_attr(feature = "mutate", track_caller)]
-    pub(crate) fn clear_icache_clean(&self, frame: Frame) {
-        leave_out!("no longer clean", when self.icache_clean(frame));
-        let flags = &self.meta(frame).flags;
-        if flags.load(Ordering::Relaxed) & ICACHE_CLEAN != 0 {
-            flags.fetch_and(!ICACHE_CLEAN, Ordering::Relaxed);
-        }
-    }
-
-    /// The contents are not the file's own any more, from now on.
-    #[inline]
-    pub(crate) fn set_written(&self, frame: Frame) {
-        let flags = &self.meta(frame).flags;
-        if flags.load(Ordering::Relaxed) & WRITTEN == 0 {
-            flags.fetch_or(WRITTEN, Ordering::Relaxed);
-        }
     }
 
     /// Whether the contents of a cache's page may have been written.

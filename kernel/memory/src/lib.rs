@@ -75,7 +75,7 @@ pub use asid::{AsidPool, Assigned, Root};
 pub use cache::{NoPage, PageCache, Quota, Source};
 pub use commit::Refusal;
 pub use error::{ForkError, MapError, OutOfMemory, SpaceError};
-pub use fault::{Denial, Handled, Outcome, Request};
+pub use fault::{Denial, Handled, Outcome, Rare, Request};
 pub use fork::{ForkCounts, ForkMode};
 pub use frame::{Frame, FrameMeta, Frames, Kind, PAGE_BYTES, PAGE_SIZE, REFS_LIMIT, Saturated};
 pub use lock::{Guard, Lock, Rank, ReadGuard, RwLock, WriteGuard};

@@ -39,10 +39,10 @@ zero_page:
     and     x3, x1, #0xf
     lsl     x2, x2, x3                  // bytes that one DC ZVA clears
     tbnz    x1, #4, 2f                  // DZP: prohibited
-    cmp     x2, #256
+    cmp     x2, #64
     b.hi    2f
-1:  .rept   16
-    dc      zva, x0                     // a page is a multiple of sixteen blocks
+1:  .rept   64
+    dc      zva, x0                     // a page is a multiple of 64 blocks
     add     x0, x0, x2
     .endr
     tst     x0, #4095

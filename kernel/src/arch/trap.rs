@@ -67,6 +67,9 @@ global_asm!(
     SHORT_SYSCALL = sym short_system_call,
     SHORT_FIRST = const *syscall::SHORT.start(),
     SHORT_COUNT = const *syscall::SHORT.end() - *syscall::SHORT.start() + 1,
+    TRACE_MASK = sym crate::trace::MASK,
+    TRACE_FAULT = const crate::trace::FAULT,
+    SHORT_ABORT = sym process::entry::short_abort,
     EL0_EXCEPTION = sym el0_exception,
     EL0_INTERRUPT = sym el0_interrupt,
     EL1_EXCEPTION = sym el1_exception,
@@ -75,12 +78,6 @@ global_asm!(
 );
 
 impl Abort {
-    /// What `new` makes it of: in registers, where the abort itself would have to be in memory.
-    #[inline(always)]
-    pub fn raw(&self) -> (u64, u64, u64) {
-        (self.esr, self.addr, self.entry_cycles)
-    }
-
     /// From ESR_EL1, FAR_EL1 and PMCCNTR_EL0.
     #[inline(always)]
     pub fn new(esr: u64, addr: u64, entry_cycles: u64) -> Self {

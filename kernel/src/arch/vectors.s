@@ -53,6 +53,33 @@
     eret
     .endm
 
+    // What functions do not keep, but for x0 and x1. The rest stays where it is, and so do SP_EL0,
+    // ELR_EL1 and SPSR_EL1: nothing interrupts what is called, it does not fault, and it leaves the
+    // CPU to nobody.
+    .macro  save_short
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x30, [sp, #144]
+    .endm
+
+    .macro  restore_short
+    ldp     x18, x30, [sp, #144]
+    ldp     x16, x17, [sp, #128]
+    ldp     x14, x15, [sp, #112]
+    ldp     x12, x13, [sp, #96]
+    ldp     x10, x11, [sp, #80]
+    ldp     x8, x9, [sp, #64]
+    ldp     x6, x7, [sp, #48]
+    ldp     x4, x5, [sp, #32]
+    ldp     x2, x3, [sp, #16]
+    .endm
+
     .macro  fatal_vector number
     .balign 128
     sub     sp, sp, #{FRAME}
@@ -126,29 +153,12 @@ any_call:
 
     // Right behind the vectors, in reach of their branches.
     .balign 128
-// A system call that only looks at something. What functions keep stays in its registers, and so do
-// SP_EL0, ELR_EL1 and SPSR_EL1: nothing can interrupt it, and it does not fault.
+// A system call that only looks at something.
 short_call:
-    stp     x2, x3, [sp, #16]
-    stp     x4, x5, [sp, #32]
-    stp     x6, x7, [sp, #48]
-    stp     x8, x9, [sp, #64]
-    stp     x10, x11, [sp, #80]
-    stp     x12, x13, [sp, #96]
-    stp     x14, x15, [sp, #112]
-    stp     x16, x17, [sp, #128]
-    stp     x18, x30, [sp, #144]
+    save_short
     mov     w0, w8
     bl      {SHORT_SYSCALL}
-    ldp     x18, x30, [sp, #144]
-    ldp     x16, x17, [sp, #128]
-    ldp     x14, x15, [sp, #112]
-    ldp     x12, x13, [sp, #96]
-    ldp     x10, x11, [sp, #80]
-    ldp     x8, x9, [sp, #64]
-    ldp     x6, x7, [sp, #48]
-    ldp     x4, x5, [sp, #32]
-    ldp     x2, x3, [sp, #16]
+    restore_short
     cbz     x1, any_call                // a signal waits, which wants all registers
     ldr     x1, [sp, #8]
     add     sp, sp, #{FRAME}
@@ -156,6 +166,24 @@ short_call:
 
     .balign 128
 el0_other:
+    orr     x1, x1, #4                  // an abort of instructions (0x20) or data (0x24)
+    cmp     x1, #0x24
+    b.ne    any_exception
+    adrp    x1, {TRACE_MASK}
+    ldr     w1, [x1, :lo12:{TRACE_MASK}]
+    tbnz    w1, #{TRACE_FAULT}, any_exception
+// A page fault that is not recorded, and that may be one of the common ones.
+    save_short
+    mrs     x2, elr_el1
+    str     x2, [sp, #256]              // for who asks where the program is
+    mrs     x1, far_el1
+    bl      {SHORT_ABORT}
+    restore_short
+    cbz     w0, 1f
+    ldp     x0, x1, [sp], #{FRAME}
+    eret
+1:  mrs     x0, esr_el1
+any_exception:
     mrs     x1, pmccntr_el0             // early: the cost of a fault counts from here
     save_from_x2 el0
     mov     x2, x1

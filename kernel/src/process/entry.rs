@@ -37,12 +37,25 @@ pub fn short_syscall(number: u32) -> Option<u64> {
     }
 }
 
+/// An abort that is not recorded, by ESR_EL1 and FAR_EL1. False: it has to be handled as any other,
+/// since it is no common one.
+#[inline(never)]
+pub extern "C" fn short_abort(esr: u64, addr: u64) -> bool {
+    let thread = current();
+    let start = arch::time::rough();
+    let done = fault::handle_common(&thread, &Abort::new(esr, addr, 0));
+    if done {
+        thread.usage.count_short_fault(start);
+    }
+    done
+}
+
 /// A data or instruction abort from EL0.
 #[inline]
 pub fn user_abort(frame: &mut TrapFrame, abort: Abort) {
     let thread = current();
     thread.usage.enter_kernel();
-    if let Err(info) = fault::handle(&thread, frame, &abort, Origin::User) {
+    if let Err(info) = fault::handle(&thread, frame, abort, Origin::User) {
         thread.signals.own().fault = (abort.addr, abort.esr);
         signal::force(&thread, info);
         signal::deliver(&thread, frame);
@@ -103,11 +116,14 @@ pub fn kernel_abort(abort: Abort) -> bool {
     let Some(thread) = try_current() else {
         return false;
     };
+    if !trace::enabled(trace::FAULT) && short_abort(abort.esr, abort.addr) {
+        return true;
+    }
     // SAFETY: the frame at the top of the current thread's stack was written when the thread
     // entered the kernel, and the code that this exception interrupted does not change it in the
     // meantime.
     let frame = unsafe { &*thread.user_frame() };
-    match fault::handle(&thread, frame, &abort, Origin::Kernel) {
+    match fault::handle(&thread, frame, abort, Origin::Kernel) {
         Ok(()) => true,
         Err(info) if info.signal == SIGKILL && !thread.loading.load(Ordering::Relaxed) => {
             // Out of memory: the process ends as soon as the system call is over.

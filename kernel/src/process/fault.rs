@@ -28,52 +28,49 @@ pub struct Repeat {
     end: u32,
 }
 
-/// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
-/// signal that it earns.
+/// Handles a fault of the current thread that is not recorded, if it is a common one. False: it is
+/// `handle`'s, and nothing was done that it would not do again.
 ///
-/// Where nobody wants to hear of it, all that a common fault costs is in this function, and nothing
-/// that has to be in memory.
+/// All that a common fault costs is in this function, and nothing that has to be in memory.
 #[inline(always)]
-pub fn handle(
-    thread: &Current,
-    frame: &TrapFrame,
-    abort: &Abort,
-    origin: Origin,
-) -> Result<(), Info> {
-    let (esr, addr, cycles) = abort.raw();
-    if trace::enabled(trace::FAULT) || thread.process.has_threads() || !abort.page_fault {
-        return handle_any(thread, frame, esr, addr, cycles, origin);
+pub fn handle_common(thread: &Current, abort: &Abort) -> bool {
+    // What is recorded does not get here from the vectors, but for what only the checker sees.
+    if cfg!(feature = "checks") || thread.process.has_threads() || !abort.page_fault {
+        return false;
     }
     let Some(space) = thread.space() else {
-        return Err(Info::fault(SIGSEGV, SEGV_MAPERR, addr));
+        return false;
     };
-    let access = access(abort);
+    let request = Request {
+        addr: abort.addr,
+        access: access(abort),
+    };
     let mut inner = space.lock();
-    let handled = space.fault(&mut inner, Request { addr, access });
+    let outcome = match inner.map.fault_common(arch::mmu::memory(), request) {
+        Ok(handled) => handled.outcome,
+        Err(rare) => space.fault_rarely(&mut inner, request, rare),
+    };
     drop(inner);
-    match handled.outcome {
-        // Nothing has changed, and this may have to be counted, or tried, once more.
-        Done::Spurious | Done::Denied | Done::OutOfMemory => {
-            handle_any(thread, frame, esr, addr, cycles, origin)
-        }
-        _ => {
-            thread.usage.count_fault();
-            Ok(())
-        }
-    }
+    // Nothing has changed, and this may have to be counted, or tried, once more.
+    !matches!(outcome, Done::Spurious | Done::Denied | Done::OutOfMemory)
 }
 
-/// Any fault.
+/// Handles a fault of the current thread; `frame` is what the user's registers were. `Err`: the
+/// signal that it earns.
 #[inline(never)]
-fn handle_any(
+pub fn handle(
     thread: &Thread,
     frame: &TrapFrame,
-    esr: u64,
-    addr: u64,
-    cycles: u64,
+    abort: Abort,
     origin: Origin,
 ) -> Result<(), Info> {
-    let taken = Taken::new(thread, frame, (esr, addr, cycles), origin);
+    let taken = Taken {
+        thread,
+        frame,
+        abort,
+        origin,
+        tlbis: arch::mmu::tlbi_count(),
+    };
     taken.handle()?;
     #[cfg(feature = "checks")]
     for _ in 0..crate::check::inject::repeats() {
@@ -96,22 +93,7 @@ struct Taken<'a> {
     tlbis: u64,
 }
 
-impl<'a> Taken<'a> {
-    fn new(
-        thread: &'a Thread,
-        frame: &'a TrapFrame,
-        (esr, addr, cycles): (u64, u64, u64),
-        origin: Origin,
-    ) -> Self {
-        Taken {
-            thread,
-            frame,
-            abort: Abort::new(esr, addr, cycles),
-            origin,
-            tlbis: arch::mmu::tlbi_count(),
-        }
-    }
-
+impl Taken<'_> {
     fn handle(&self) -> Result<(), Info> {
         let Abort { addr, esr, .. } = self.abort;
         let Some(space) = self.thread.space() else {

@@ -9,8 +9,9 @@ use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{
-    AddressSpace, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, PAGE_SIZE, PageCache,
-    Prot, Rank, Refusal, Region, Remap, Request, Root, RwLock, SpaceError, USER_END, WriteGuard,
+    AddressSpace, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, Outcome, PAGE_SIZE,
+    PageCache, Prot, Rank, Rare, Refusal, Region, Remap, Request, Root, RwLock, SpaceError,
+    USER_END, WriteGuard,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -300,6 +301,17 @@ impl Space {
             self.tell_grown(start, end);
         }
         handled
+    }
+
+    /// `fault`, of what is not common; the outcome.
+    #[inline(never)]
+    pub fn fault_rarely(&self, inner: &mut Inner, request: Request, rare: Rare) -> Outcome {
+        let memory = arch::mmu::memory();
+        let handled = inner.map.fault_rarely(memory, request, rare);
+        if let Some((start, end)) = handled.grown {
+            self.tell_grown(start, end);
+        }
+        handled.outcome
     }
 
     /// `fault`, at the same time as those of other threads, where that may be: `tell` comes before

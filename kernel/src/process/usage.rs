@@ -105,6 +105,16 @@ impl OfThread {
         add(&self.faults, 1);
     }
 
+    /// It had a page fault, which began at a reading of the counter and is over: the same as to enter
+    /// the kernel then and to leave it now.
+    #[inline]
+    pub fn count_short_fault(&self, start: u64) {
+        let ticks = time::rough().saturating_sub(start);
+        add(&self.system, ticks);
+        add(&self.since, ticks);
+        add(&self.faults, 1);
+    }
+
     /// It leaves its CPU, of its own will or not.
     #[inline]
     pub fn count_switch(&self, preempted: bool) {

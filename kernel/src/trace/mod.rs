@@ -44,8 +44,8 @@ pub const RESIDENT: usize = kind("resident");
 /// Batches that a tick sends at most, so that it does not keep the program waiting for long.
 const TICK_BATCHES: usize = 16;
 
-/// A bit per kind of event that is recorded.
-static MASK: AtomicU32 = AtomicU32::new(0);
+/// A bit per kind of event that is recorded. The exception vectors look at it, too.
+pub static MASK: AtomicU32 = AtomicU32::new(0);
 static LOSSLESS: AtomicBool = AtomicBool::new(false);
 static STACKS: AtomicBool = AtomicBool::new(false);
 static SECOND_CONSOLE: AtomicBool = AtomicBool::new(false);
