@@ -15,6 +15,7 @@
 
 pub mod batch;
 mod boot;
+mod calls;
 pub mod card;
 pub mod line;
 pub mod linux;
@@ -26,6 +27,7 @@ mod trace;
 pub mod user_mode;
 
 pub use boot::Boot;
+pub use calls::system_calls;
 pub use root::root;
 pub use run::Run;
 pub use system::{System, cowscope, system};

@@ -39,11 +39,12 @@ pub fn find(start: &Start, name: &[u8]) -> Result<Arc<Socket>, Errno> {
 /// Two sockets that are connected.
 pub fn pair(kind: Kind) -> Result<[Arc<Socket>; 2], Errno> {
     let sockets = [Socket::new(kind)?, Socket::new(kind)?];
+    let credentials = Credentials::current();
     for (own, other) in [(0, 1), (1, 0)] {
         let mut state = sockets[own].state.lock();
         state.peer = Some(sockets[other].clone());
         state.phase = Phase::Connected;
-        state.peer_credentials = Credentials::current();
+        state.peer_credentials = credentials;
     }
     Ok(sockets)
 }

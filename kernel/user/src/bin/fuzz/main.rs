@@ -12,6 +12,7 @@ mod calls;
 mod clean;
 mod member;
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use member::Member;
 use user::linux::*;
 use user::memory::Pages;
@@ -27,8 +28,9 @@ user::program!(
 const CREW: usize = 3;
 /// Calls of each, if it lives long enough.
 const CALLS: u64 = 300;
-/// Time for a crew, nanoseconds: who sleeps for ever is killed then.
-const PATIENCE: u64 = 80_000_000;
+/// Time in which a crew makes a call, nanoseconds: if it does not, all that is left of it sleeps for
+/// ever, and is killed.
+const PATIENCE: u64 = 15_000_000;
 /// Time for killed processes to go.
 const END: u64 = 20_000_000_000;
 /// Crews after which /tmp is emptied.
@@ -56,14 +58,14 @@ fn main(args: Args) {
     let (mut processes, mut killed) = (0, 0);
     let mut crews = 0;
     clean::make_folder();
-    while made.load(core::sync::atomic::Ordering::Relaxed) < calls {
+    while made.load(Relaxed) < calls {
         let mut crew = [0; CREW];
         for pid in &mut crew {
             let seed = rng.u64(..);
             *pid = process::fork_child(|| Member::new(seed, made).run(CALLS)).or_fail("fork");
             processes += 1;
         }
-        if !wait_for(&mut crew, PATIENCE).or_fail("wait4") {
+        if !wait_for(&mut crew, made).or_fail("wait4") {
             killed += 1;
         }
         end_all(&mut crew);
@@ -74,18 +76,21 @@ fn main(args: Args) {
         }
     }
     clean::remove_folder();
-    let made = made.load(core::sync::atomic::Ordering::Relaxed);
+    let made = made.load(Relaxed);
     eprintln!("{made} calls by {processes} processes, {killed} crews had to be killed");
     println!("fuzz: at least {calls} calls with seed {seed}");
 }
 
-/// Reaps until all of `crew` have ended, or the time is over: false.
-fn wait_for(crew: &mut [Pid], patience: u64) -> Result<bool> {
-    let end = time::now()? + patience;
+/// Reaps until all of `crew` have ended, or make no calls any more: false.
+fn wait_for(crew: &mut [Pid], made: &AtomicU64) -> Result<bool> {
+    let mut seen = (0, time::now()? + PATIENCE);
     while crew.iter().any(|&pid| pid != 0) {
         match process::wait_raw(-1, WNOHANG) {
             Ok((0, _)) => {
-                if time::now()? > end {
+                let (count, now) = (made.load(Relaxed), time::now()?);
+                if count != seen.0 {
+                    seen = (count, now + PATIENCE);
+                } else if now > seen.1 {
                     return Ok(false);
                 }
                 let _ = time::sleep(500_000);

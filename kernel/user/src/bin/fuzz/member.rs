@@ -6,6 +6,7 @@ use crate::invoke;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use user::file::{self, Fd};
 use user::linux::*;
+use user::net::{AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM};
 use user::signal::{self, Action, Context, Info};
 use user::{OrFail, Rng, process, syscall};
 
@@ -143,6 +144,15 @@ fn open_all() {
     }
     for flags in [0, O_NONBLOCK, O_DIRECT] {
         file::pipe2(flags).or_fail("pipe");
+    }
+    // AF_UNIX: a stream that sleeps, and packets that do not.
+    let mut ends: [[Fd; 2]; 2] = [[0; 2]; 2];
+    for (kind, ends) in [SOCK_STREAM, SOCK_SEQPACKET | O_NONBLOCK]
+        .into_iter()
+        .zip(&mut ends)
+    {
+        let to = ends.as_mut_ptr() as usize;
+        invoke(__NR_socketpair, [AF_UNIX as usize, kind as usize, 0, to]).or_fail("socketpair");
     }
     let mask: u64 = 1 << (SIGUSR1 - 1);
     let mask = &raw const mask as usize;
