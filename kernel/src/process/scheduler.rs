@@ -548,8 +548,19 @@ impl WaitQueue {
     /// variable: the lock is given up meanwhile. Callers check again what they waited for.
     pub fn wait<'a, T>(
         lock: &'a Lock<T>,
+        guard: Guard<'a, T>,
+        queue: impl Fn(&mut T) -> &mut WaitQueue,
+    ) -> Guard<'a, T> {
+        WaitQueue::wait_unless(lock, guard, queue, || false)
+    }
+
+    /// `wait`, but not if something is true that wakes this thread when it becomes so: that may
+    /// happen, without the lock, until the thread is about to sleep.
+    pub fn wait_unless<'a, T>(
+        lock: &'a Lock<T>,
         mut guard: Guard<'a, T>,
         queue: impl Fn(&mut T) -> &mut WaitQueue,
+        happened: impl FnOnce() -> bool,
     ) -> Guard<'a, T> {
         let waiter = Waiter {
             thread: current().share(),
@@ -558,9 +569,13 @@ impl WaitQueue {
         };
         queue(&mut guard).push(&waiter);
         prepare_to_block();
-        drop(guard);
-        block();
-        let mut guard = lock.lock();
+        if happened() {
+            current().set_state(State::Running);
+        } else {
+            drop(guard);
+            block();
+            guard = lock.lock();
+        }
         // Something else may have woken it. Until here the waiter stays where it is, whatever
         // happens: the kernel does not unwind.
         if waiter.queued.get() {

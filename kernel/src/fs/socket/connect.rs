@@ -1,7 +1,7 @@
 //! How sockets find each other.
 
 use super::names::{self, Bound, Name, Place};
-use super::{Credentials, Kind, Phase, READ, Socket, garbage};
+use super::{Credentials, Kind, Patience, Phase, READ, Socket, WRITE, garbage};
 use crate::arch::heap;
 use crate::fs::access::{self, Caller};
 use crate::fs::change;
@@ -142,7 +142,8 @@ impl Socket {
             self.send_to(Some(to.clone()));
             return Ok(());
         }
-        let (theirs, name) = to.wait_for_room(nonblocking)?;
+        let patience = Patience::new(self, WRITE, nonblocking)?;
+        let (theirs, name) = to.wait_for_room(&patience)?;
         let other = Socket::new(self.kind)?;
         let own = Credentials::current();
         {
@@ -177,7 +178,7 @@ impl Socket {
     }
 
     /// Waits until one more connection may wait here: who listens, and the name.
-    fn wait_for_room(&self, nonblocking: bool) -> Result<(Credentials, Option<Bound>), Errno> {
+    fn wait_for_room(&self, patience: &Patience) -> Result<(Credentials, Option<Bound>), Errno> {
         let mut state = self.state.lock();
         loop {
             let Phase::Listening(limit) = state.phase else {
@@ -189,10 +190,7 @@ impl Socket {
             if state.backlog.len() <= limit {
                 return Ok((state.credentials, state.name.clone()));
             }
-            if nonblocking {
-                return Err(Errno::EAGAIN);
-            }
-            state = self.wait(state, |state| &mut state.writers)?;
+            state = self.wait(state, patience, |state| &mut state.writers)?;
         }
     }
 
@@ -241,6 +239,7 @@ impl Socket {
         if !self.kind.connects() {
             return Err(Errno::EOPNOTSUPP);
         }
+        let patience = Patience::new(self, READ, nonblocking)?;
         let mut state = self.state.lock();
         loop {
             if !matches!(state.phase, Phase::Listening(_)) || state.shut[READ] {
@@ -250,13 +249,13 @@ impl Socket {
                 state.writers.wake_all();
                 return Ok(accepted);
             }
-            if nonblocking {
+            if patience.is_over() {
                 return Err(Errno::EAGAIN);
             }
             if current().interrupted() {
-                return Err(Errno::EINTR);
+                return Err(patience.interrupted());
             }
-            state = self.wait(state, |state| &mut state.readers)?;
+            state = self.wait(state, &patience, |state| &mut state.readers)?;
         }
     }
 }

@@ -7,11 +7,13 @@ pub mod connect;
 pub mod garbage;
 mod message;
 mod names;
+mod patience;
 mod transfer;
 
 pub use message::{Message, Rights};
 use names::Bound;
 pub use names::{Name, Place};
+use patience::Patience;
 pub use transfer::{How, Received, Send};
 
 use super::buffer::Buffer;
@@ -26,6 +28,7 @@ use crate::process::thread::current;
 use crate::syscall::errno::Errno;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use core::sync::atomic::AtomicU64;
 use linux_raw_sys::general::{
     O_RDWR, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM,
 };
@@ -146,13 +149,18 @@ impl State {
     }
 }
 
-const READ: usize = 0;
-const WRITE: usize = 1;
+/// The direction in which something arrives here.
+pub const READ: usize = 0;
+/// And that in which it is sent.
+pub const WRITE: usize = 1;
 
 /// A socket.
 pub struct Socket {
     /// How it transfers.
     pub kind: Kind,
+    /// How long to wait for something to arrive, and for room, microseconds (SO_RCVTIMEO,
+    /// SO_SNDTIMEO); `u64::MAX`: as long as it takes.
+    timeouts: [AtomicU64; 2],
     state: Lock<State>,
     watchers: Watchers,
 }
@@ -165,6 +173,7 @@ impl Socket {
     pub fn new(kind: Kind) -> Result<Arc<Socket>, Errno> {
         let socket = heap::try_arc(Socket {
             kind,
+            timeouts: [const { AtomicU64::new(u64::MAX) }; 2],
             state: Lock::new(
                 Rank::Waiting,
                 State {
@@ -220,15 +229,20 @@ impl Socket {
         }
     }
 
-    /// Sleeps until somebody wakes the readers (or writers) of this socket.
+    /// Sleeps until somebody wakes the readers (or writers) of this socket: EAGAIN if that takes too
+    /// long.
     fn wait<'a>(
         &'a self,
         state: Guard<'a, State>,
+        patience: &Patience,
         queue: impl Fn(&mut State) -> &mut WaitQueue,
     ) -> Result<Guard<'a, State>, Errno> {
-        let state = WaitQueue::wait(&self.state, state, queue);
+        if patience.is_over() {
+            return Err(Errno::EAGAIN);
+        }
+        let state = WaitQueue::wait_unless(&self.state, state, queue, || patience.is_over());
         if current().interrupted() {
-            return Err(Errno::EINTR);
+            return Err(patience.interrupted());
         }
         Ok(state)
     }

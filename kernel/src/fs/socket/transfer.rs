@@ -2,7 +2,7 @@
 
 use super::garbage;
 use super::message::{Message, Rights};
-use super::{BUFFER, Credentials, DATAGRAMS, Kind, Phase, READ, Socket, State, WRITE};
+use super::{BUFFER, Credentials, DATAGRAMS, Kind, Patience, Phase, READ, Socket, State, WRITE};
 use crate::fs::buffer::Buffer;
 use crate::process::signal;
 use crate::process::thread::current;
@@ -36,6 +36,9 @@ pub struct How {
     pub peek: bool,
     /// All that was asked for (MSG_WAITALL).
     pub all: bool,
+    /// What was sent out of band (MSG_OOB): there is no such thing, as on Linux without
+    /// CONFIG_AF_UNIX_OOB.
+    pub urgent: bool,
 }
 
 /// What was received.
@@ -107,6 +110,7 @@ impl Socket {
         mut send: Send,
     ) -> Result<usize, Errno> {
         let peer = self.receiver()?;
+        let patience = Patience::new(self, WRITE, send.nonblocking)?;
         let mut done = 0;
         while from.left() > 0 {
             let mut message = match self.message(from, STEP) {
@@ -117,7 +121,7 @@ impl Socket {
             message.bring(core::mem::take(&mut send.rights));
             let len = message.len();
             let room = |state: &State| state.cost < BUFFER;
-            match peer.deliver(message, send.nonblocking, room) {
+            match peer.deliver(message, &patience, room) {
                 Ok(()) => done += len,
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
@@ -140,6 +144,7 @@ impl Socket {
         let mut message = self.message(from, usize::MAX)?;
         message.bring(send.rights);
         let len = message.len();
+        let patience = Patience::new(self, WRITE, send.nonblocking)?;
         let result = match self.kind {
             Kind::Datagram => {
                 // Between two that only have each other the count does not matter.
@@ -147,11 +152,11 @@ impl Socket {
                     Some(peer) if Arc::ptr_eq(peer, self) => state.cost < BUFFER,
                     _ => state.queue.len() <= DATAGRAMS,
                 };
-                peer.deliver(message, send.nonblocking, room)
+                peer.deliver(message, &patience, room)
             }
             _ => {
                 let room = |state: &State| state.cost < BUFFER;
-                peer.deliver(message, send.nonblocking, room)
+                peer.deliver(message, &patience, room)
             }
         };
         if result == Err(Errno::ECONNREFUSED) {
@@ -176,7 +181,7 @@ impl Socket {
     fn deliver(
         &self,
         message: Message,
-        nonblocking: bool,
+        patience: &Patience,
         room: impl Fn(&State) -> bool,
     ) -> Result<(), Errno> {
         let mut state = self.state.lock();
@@ -193,10 +198,7 @@ impl Socket {
             if room(&state) {
                 break;
             }
-            if nonblocking {
-                return Err(Errno::EAGAIN);
-            }
-            state = self.wait(state, |state| &mut state.writers)?;
+            state = self.wait(state, patience, |state| &mut state.writers)?;
         }
         state.queue.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         state.bytes += message.len();
@@ -213,12 +215,16 @@ impl Socket {
         let mut received = Received::nothing();
         // Dropped without the lock: files that were sent may go with them.
         let mut read = alloc::vec::Vec::new();
-        let mut skip = 0;
+        let (mut skip, mut told) = (0, 0);
+        let patience = Patience::new(self, READ, how.nonblocking)?;
         let mut state = self.state.lock();
         match (self.kind, state.phase) {
             (Kind::Datagram, _) | (_, Phase::Connected) => {}
             (Kind::Stream, _) => return Err(Errno::EINVAL),
             (Kind::Packets, _) => return Err(Errno::ENOTCONN),
+        }
+        if how.urgent {
+            return Err(Errno::EOPNOTSUPP);
         }
         let result = loop {
             if let Some(error) = state.error.take_if(|_| received.count == 0) {
@@ -239,14 +245,14 @@ impl Socket {
             if state.shut[READ] || received.count > 0 && !how.all {
                 break Ok(());
             }
-            if how.nonblocking {
-                break if received.count > 0 {
-                    Ok(())
-                } else {
-                    Err(Errno::EAGAIN)
-                };
+            // Who waits for room may have what is still missing.
+            if received.count > told {
+                told = received.count;
+                self.tell_of_room(state);
+                state = self.state.lock();
+                continue;
             }
-            state = match self.wait(state, |state| &mut state.readers) {
+            state = match self.wait(state, &patience, |state| &mut state.readers) {
                 Ok(state) => state,
                 Err(_) if received.count > 0 => return Ok(received),
                 Err(error) => return Err(error),

@@ -59,10 +59,12 @@ fn kind(number: u32, arguments: &[u64; 31]) -> Kind {
         | nr::__NR_readv
         | nr::__NR_pread64
         | nr::__NR_preadv
+        | nr::__NR_preadv2
         | nr::__NR_write
         | nr::__NR_writev
         | nr::__NR_pwrite64
         | nr::__NR_pwritev
+        | nr::__NR_pwritev2
         | nr::__NR_openat
         | nr::__NR_openat2
         | nr::__NR_fcntl

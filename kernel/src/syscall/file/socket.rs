@@ -9,7 +9,8 @@ use crate::arch::uaccess;
 use crate::fs::access::Caller;
 use crate::fs::buffer::Buffer;
 use crate::fs::socket::{
-    BUFFER, Credentials, How, Kind, Name, Received, Rights, Send, Socket, connect, garbage,
+    BUFFER, Credentials, How, Kind, Name, READ, Received, Rights, Send, Socket, WRITE, connect,
+    garbage,
 };
 use crate::fs::tree::Start;
 use crate::fs::{Descriptor, File};
@@ -17,12 +18,13 @@ use crate::process::limits;
 use crate::process::thread::current;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK};
+use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, timeval};
 use linux_raw_sys::net::{
     AF_UNIX, MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK,
     MSG_TRUNC, MSG_WAITALL, SCM_CREDENTIALS, SCM_RIGHTS, SHUT_RD, SHUT_RDWR, SHUT_WR,
     SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_PASSCRED, SO_PEERCRED, SO_PROTOCOL, SO_RCVBUF,
-    SO_SNDBUF, SO_TYPE, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
+    SO_RCVTIMEO_NEW, SO_RCVTIMEO_OLD, SO_SNDBUF, SO_SNDTIMEO_NEW, SO_SNDTIMEO_OLD, SO_TYPE,
+    SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET,
 };
 
 /// The longest address: a family, and 108 bytes.
@@ -226,7 +228,7 @@ pub fn getsockopt(fd: u64, level: u32, option: u32, addr: u64, len: u64) -> Resu
     if (room as i32) < 0 {
         return Err(Errno::EINVAL);
     }
-    let mut bytes = [0; 12];
+    let mut bytes = [0; 16];
     let mut size = 4;
     let value = match option {
         SO_TYPE => socket.kind.number(),
@@ -237,9 +239,17 @@ pub fn getsockopt(fd: u64, level: u32, option: u32, addr: u64, len: u64) -> Resu
         SO_SNDBUF | SO_RCVBUF => SIZE,
         SO_PASSCRED => socket.tells_credentials().into(),
         SO_PEERCRED => {
-            bytes = credentials(socket.peer_credentials());
+            let credentials = socket.peer_credentials();
             size = 12;
-            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+            bytes[..size].copy_from_slice(&self::credentials(credentials));
+            credentials.pid
+        }
+        SO_RCVTIMEO_OLD | SO_RCVTIMEO_NEW | SO_SNDTIMEO_OLD | SO_SNDTIMEO_NEW => {
+            let timeout = socket.timeout(direction(option)).unwrap_or(0);
+            size = 16;
+            bytes[..8].copy_from_slice(&(timeout / 1_000_000).to_le_bytes());
+            bytes[8..].copy_from_slice(&(timeout % 1_000_000).to_le_bytes());
+            (timeout / 1_000_000) as u32
         }
         _ => return Err(Errno::ENOPROTOOPT),
     };
@@ -263,9 +273,36 @@ pub fn setsockopt(fd: u64, level: u32, option: u32, addr: u64, len: u64) -> Resu
     let value: u32 = user::read(addr)?;
     match option {
         SO_PASSCRED => socket.set_tells_credentials(value != 0),
+        SO_RCVTIMEO_OLD | SO_RCVTIMEO_NEW | SO_SNDTIMEO_OLD | SO_SNDTIMEO_NEW => {
+            if (len as usize) < size_of::<timeval>() {
+                return Err(Errno::EINVAL);
+            }
+            socket.set_timeout(direction(option), timeout(user::read(addr)?)?);
+        }
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(0)
+}
+
+/// Which wait a timeout is for.
+fn direction(option: u32) -> usize {
+    match option {
+        SO_RCVTIMEO_OLD | SO_RCVTIMEO_NEW => READ,
+        _ => WRITE,
+    }
+}
+
+/// A timeout in microseconds; none: 0, or more than anybody can wait. Before now it is not to wait.
+fn timeout(time: timeval) -> Fallible<Option<u64>> {
+    if !(0..1_000_000).contains(&time.tv_usec) {
+        return Err(Errno::EDOM);
+    }
+    let Ok(seconds) = u64::try_from(time.tv_sec) else {
+        return Ok(Some(0));
+    };
+    let microseconds = seconds.checked_mul(1_000_000);
+    let microseconds = microseconds.and_then(|all| all.checked_add(time.tv_usec as u64));
+    Ok(microseconds.filter(|&all| all > 0))
 }
 
 /// `struct ucred`.
@@ -321,15 +358,13 @@ pub fn sendto(fd: u64, addr: u64, len: u64, flags: u32, to: u64, to_len: u64) ->
     Ok(socket.send(&mut buffer, send)? as u64)
 }
 
-fn how_to_receive(file: &File, flags: u32) -> Fallible<How> {
-    if flags & MSG_OOB != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    Ok(How {
+fn how_to_receive(file: &File, flags: u32) -> How {
+    How {
         nonblocking: file.nonblocking() || flags & MSG_DONTWAIT != 0,
         peek: flags & MSG_PEEK != 0,
         all: flags & MSG_WAITALL != 0,
-    })
+        urgent: flags & MSG_OOB != 0,
+    }
 }
 
 /// What the call returns: with MSG_TRUNC, how long the packet was.
@@ -345,7 +380,7 @@ pub fn recvfrom(fd: u64, addr: u64, len: u64, flags: u32, from: u64, from_len: u
     let mut buffer = io::buffer(addr, transfer(len) as u64)?;
     let file = file(fd)?;
     let socket = Socket::of(&file)?;
-    let received = socket.receive(&mut buffer, &how_to_receive(&file, flags)?)?;
+    let received = socket.receive(&mut buffer, &how_to_receive(&file, flags))?;
     if from != 0 {
         write_sender(&received, from, from_len)?;
     }
@@ -480,7 +515,7 @@ pub fn recvmsg(fd: u64, addr: u64, flags: u32) -> Result {
     let file = file(fd)?;
     let socket = Socket::of(&file)?;
     let (header, mut buffer) = header(addr)?;
-    let mut received = socket.receive(&mut buffer, &how_to_receive(&file, flags)?)?;
+    let mut received = socket.receive(&mut buffer, &how_to_receive(&file, flags))?;
     let mut said = flags & MSG_CMSG_CLOEXEC;
     if socket.kind != Kind::Stream && received.count < received.len {
         said |= MSG_TRUNC;

@@ -8,7 +8,7 @@ use user::file::{self, Fd};
 use user::linux::*;
 use user::net::*;
 use user::process::{self, Fork};
-use user::{Args, OrFail, Result, fail, ioctl, println, signal, syscall, text::Text};
+use user::{Args, OrFail, Result, fail, ioctl, println, signal, syscall, text::Text, time};
 
 user::program!(main, "usage: sockets");
 
@@ -35,6 +35,9 @@ fn main(args: Args) {
     files_that_travel();
     credentials();
     between_processes();
+    timeouts();
+    timed_waits();
+    urgent();
     for name in [c"socket", c"one", c"two", c"file"] {
         let _ = call(
             __NR_unlinkat,
@@ -809,4 +812,176 @@ fn between_processes() {
     }
     show("served", Ok(sum));
     close(&[listener]);
+}
+
+/// `struct timeval` of an option, set.
+fn set_timeout(fd: Fd, which: u32, seconds: i64, microseconds: i64) -> Result<usize> {
+    let time = [seconds, microseconds];
+    let (level, at) = (SOL_SOCKET as usize, time.as_ptr() as usize);
+    call(
+        __NR_setsockopt,
+        [fd as usize, level, which as usize, at, 16],
+    )
+}
+
+fn show_timeout(case: &str, fd: Fd, which: u32) {
+    let (mut time, mut len) = ([-1i64; 2], 16u32);
+    let (at, room) = (time.as_mut_ptr() as usize, (&raw mut len) as usize);
+    let level = SOL_SOCKET as usize;
+    let result = call(
+        __NR_getsockopt,
+        [fd as usize, level, which as usize, at, room],
+    );
+    let [seconds, microseconds] = time;
+    show(
+        format_args!("{case}: {seconds} s {microseconds} us, {len} bytes"),
+        result,
+    );
+}
+
+const TIMEOUTS: [(&str, u32); 2] = [("receive", SO_RCVTIMEO), ("send", SO_SNDTIMEO)];
+
+/// SO_RCVTIMEO and SO_SNDTIMEO as values.
+fn timeouts() {
+    for (name, which) in TIMEOUTS {
+        let fd = made(SOCK_STREAM);
+        println!("timeout to {name}");
+        show_timeout("at first", fd, which);
+        for (case, seconds, microseconds) in [
+            ("short", 0, 20_000),
+            ("long", 3, 500_000),
+            ("too many microseconds", 1, 1_000_000),
+            ("less than none", 1, -1),
+            ("before now", -5, 0),
+            ("none", 0, 0),
+            ("for ever", i64::MAX, 0),
+        ] {
+            show(case, set_timeout(fd, which, seconds, microseconds));
+            show_timeout("then", fd, which);
+        }
+        let set = |at: usize, len: usize| {
+            let level = SOL_SOCKET as usize;
+            call(
+                __NR_setsockopt,
+                [fd as usize, level, which as usize, at, len],
+            )
+        };
+        let time = [1i64, 0];
+        show("half of one", set(time.as_ptr() as usize, 8));
+        show("nowhere", set(0, 16));
+        close(&[fd]);
+    }
+}
+
+/// Whether a call took as long as 20 ms.
+fn timed(case: impl Display, call: impl FnOnce() -> Result<usize>) {
+    let start = time::now().or_fail("clock_gettime");
+    let result = call();
+    let passed = time::now().or_fail("clock_gettime") - start;
+    let waited = if passed >= 20_000_000 {
+        "waited"
+    } else {
+        "at once"
+    };
+    show(format_args!("{case}, {waited}"), result);
+}
+
+extern "C" fn nothing(_: u32, _: &mut signal::Info, _: &mut signal::Context) {}
+
+/// What they do.
+fn timed_waits() {
+    let mut buffer = [0; 8192];
+    for kind in [SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET] {
+        let [one, two] = pair(kind);
+        println!("timed waits, type {kind}");
+        for (_, which) in TIMEOUTS {
+            set_timeout(one, which, 0, 20_000).or_fail("setsockopt");
+        }
+        timed("receive", || receive(one, &mut buffer, 0));
+        timed("read", || file::read(one, &mut buffer));
+        timed("without waiting", || {
+            receive(one, &mut buffer, MSG_DONTWAIT)
+        });
+        timed("the other end, which has none", || {
+            receive(two, &mut buffer, MSG_DONTWAIT)
+        });
+        send(two, b"here", 0).or_fail("send");
+        timed("what is there", || receive(one, &mut buffer, 0));
+        let mut sent = 0;
+        while send(one, &buffer[..4096], MSG_DONTWAIT).is_ok() {
+            sent += 1;
+        }
+        println!("sent something: {}", sent > 0);
+        timed("send", || send(one, &buffer[..4096], 0));
+        timed("write", || file::write(one, &buffer[..4096]));
+        set_timeout(one, SO_RCVTIMEO, -1, 0).or_fail("setsockopt");
+        timed("before now", || receive(one, &mut buffer, 0));
+        close(&[one, two]);
+    }
+    let [one, two] = pair(SOCK_STREAM);
+    set_timeout(one, SO_RCVTIMEO, 0, 20_000).or_fail("setsockopt");
+    send(two, b"some", 0).or_fail("send");
+    timed("all, and some is there", || {
+        receive(one, &mut buffer[..8], MSG_WAITALL)
+    });
+    // A handler that restarts calls, but not those that end by themselves.
+    signal::set_action(SIGALRM, &signal::Action::call(nothing, SA_RESTART)).or_fail("sigaction");
+    set_timeout(one, SO_RCVTIMEO, 20, 0).or_fail("setsockopt");
+    let interval = [0u64, 0, 0, 30_000];
+    let at = interval.as_ptr() as usize;
+    call(__NR_setitimer, [ITIMER_REAL as usize, at, 0]).or_fail("setitimer");
+    timed("interrupted", || receive(one, &mut buffer, 0));
+    close(&[one, two]);
+
+    let listener = made(SOCK_STREAM);
+    let own = Address::new(b"\0sockets-timed");
+    bind(listener, &own).or_fail("bind");
+    listen(listener, 0).or_fail("listen");
+    set_timeout(listener, SO_RCVTIMEO, 0, 20_000).or_fail("setsockopt");
+    timed("accept", || accept(listener, 0));
+    let clients = [(); 2].map(|()| made(SOCK_STREAM));
+    for client in clients {
+        set_timeout(client, SO_SNDTIMEO, 0, 20_000).or_fail("setsockopt");
+    }
+    timed("connect", || connect(clients[0], &own));
+    timed("connect where nobody accepts", || connect(clients[1], &own));
+    close(&clients);
+    close(&[listener]);
+    all_of_much();
+}
+
+/// What is more than fits between two is received as one, while the sender waits for room.
+fn all_of_much() {
+    const MUCH: usize = 1 << 20;
+    let [one, two] = pair(SOCK_STREAM);
+    let memory = user::memory::Pages::map(MUCH / 4096).or_fail("mapping pages");
+    let at = memory.address(0);
+    match process::fork().or_fail("fork") {
+        Fork::Child => {
+            let sent = call(__NR_sendto, [two as usize, at, MUCH, 0, 0, 0]).or_fail("send");
+            process::exit(i32::from(sent != MUCH))
+        }
+        Fork::Parent(child) => {
+            let flags = MSG_WAITALL as usize;
+            show(
+                "all of much",
+                call(__NR_recvfrom, [one as usize, at, MUCH, flags, 0, 0]),
+            );
+            process::expect_success(child);
+        }
+    }
+    close(&[one, two]);
+}
+
+/// Nothing travels out of band here.
+fn urgent() {
+    for kind in [SOCK_DGRAM, SOCK_SEQPACKET] {
+        let [one, two] = pair(kind);
+        show("urgent", send(one, b"x", MSG_OOB));
+        show_received("urgent", two, 1, MSG_OOB);
+        close(&[one, two]);
+    }
+    let lonely = made(SOCK_STREAM);
+    show_received("urgent from nobody", lonely, 1, MSG_OOB);
+    close(&[lonely]);
 }
