@@ -40,7 +40,7 @@ type Links = BTreeMap<(u32, u32, u32), Arc<Node>>;
 /// entries before the damage.
 pub fn build(archive: &'static [u8]) {
     if let Err(error) = try_build(archive) {
-        panic!("no memory for the initramfs (error {})", error.0);
+        panic!("no memory for the initramfs (error {})", error.code());
     }
 }
 

@@ -247,7 +247,7 @@ pub extern "C" fn first(frame: usize) -> ! {
     let frame = unsafe { &mut *ptr::with_exposed_provenance_mut::<TrapFrame>(frame) };
     if let Err(error) = run_init(frame) {
         let path = options::options().init.as_str();
-        defmt::error!("cannot run {=str}: error {=u16}", path, error.0);
+        defmt::error!("cannot run {=str}: error {=u16}", path, error.code());
         exit::machine(127);
     }
     thread::return_to_user(frame)

@@ -195,7 +195,7 @@ pub fn start() -> ! {
         defmt::error!(
             "cannot start {=str}: error {=u16}; is it in the initramfs?",
             path,
-            error.0
+            error.code()
         );
         exit::machine(127);
     }

@@ -65,7 +65,7 @@ pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {
         Ok(value) => value,
         // The registers are still those of the call, which may have to be made again.
         Err(Errno::EINTR) => return signal::deliver_interrupted(thread, frame),
-        Err(errno) => (-i64::from(errno.code())) as u64,
+        Err(error) => error.register(),
     };
 }
 

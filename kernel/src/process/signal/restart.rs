@@ -140,5 +140,5 @@ impl Interrupted {
 }
 
 fn fail(frame: &mut TrapFrame) {
-    frame.x[0] = (-i64::from(Errno::EINTR.0)) as u64;
+    frame.x[0] = Errno::EINTR.register();
 }

@@ -234,7 +234,7 @@ pub fn getsockopt(fd: u64, level: u32, option: u32, addr: u64, len: u64) -> Resu
         SO_TYPE => socket.kind.number(),
         SO_DOMAIN => AF_UNIX,
         SO_PROTOCOL => 0,
-        SO_ERROR => socket.take_error().map_or(0, |error| error.0.into()),
+        SO_ERROR => socket.take_error().map_or(0, |error| error.code().into()),
         SO_ACCEPTCONN => socket.listens().into(),
         SO_SNDBUF | SO_RCVBUF => SIZE,
         SO_PASSCRED => socket.tells_credentials().into(),
