@@ -153,9 +153,9 @@ pub fn activate(ttbr0: u64) {
             options(nostack, preserves_flags)
         );
     }
-    record(|| event::Event::Barrier(event::Barrier::DsbIsh));
-    record(|| event::Event::Ttbr0 { value: ttbr0 });
-    record(|| event::Event::Barrier(event::Barrier::Isb));
+    if traced() {
+        record_activation(ttbr0);
+    }
 }
 
 /// Leaves any address space: an empty root, ASID 0. No lazy TLB.
@@ -474,6 +474,14 @@ fn record_barrier(barrier: Barrier) {
         Barrier::DsbNsh => event::Barrier::DsbNsh,
         Barrier::Isb => event::Barrier::Isb,
     }));
+}
+
+#[cold]
+#[inline(never)]
+fn record_activation(ttbr0: u64) {
+    record(|| event::Event::Barrier(event::Barrier::DsbIsh));
+    record(|| event::Event::Ttbr0 { value: ttbr0 });
+    record(|| event::Event::Barrier(event::Barrier::Isb));
 }
 
 #[cold]

@@ -70,6 +70,9 @@ global_asm!(
     TRACE_MASK = sym crate::trace::MASK,
     TRACE_FAULT = const crate::trace::FAULT,
     SHORT_ABORT = sym process::entry::short_abort,
+    READ = const syscall::READ,
+    READ_AT_ONCE = sym read_at_once,
+    WRITE_AT_ONCE = sym write_at_once,
     EL0_EXCEPTION = sym el0_exception,
     EL0_INTERRUPT = sym el0_interrupt,
     EL1_EXCEPTION = sym el1_exception,
@@ -116,6 +119,18 @@ extern "C" fn short_system_call(number: u32) -> Short {
 extern "C" fn system_call(frame: &mut TrapFrame) {
     process::entry::syscall(frame);
 }
+
+/// Whether the read is over: not 0.
+extern "C" fn read_at_once(frame: &mut TrapFrame) -> u64 {
+    process::entry::at_once(frame, syscall::read_at_once).into()
+}
+
+/// Whether the write is over: not 0.
+extern "C" fn write_at_once(frame: &mut TrapFrame) -> u64 {
+    process::entry::at_once(frame, syscall::write_at_once).into()
+}
+
+const _: () = assert!(syscall::WRITE == syscall::READ + 1);
 
 extern "C" fn el0_exception(frame: &mut TrapFrame, esr: u64, cycles: u64, far: u64) {
     match esr >> 26 {

@@ -132,8 +132,7 @@ exception_vectors:
 any_call:
     save_from_x2 el0
     mov     x0, sp
-    bl      {SYSCALL}
-    b       return_to_el0
+    b       saved_call
 
     // EL0, IRQ.
     .balign 128
@@ -153,6 +152,22 @@ any_call:
 
     // Right behind the vectors, in reach of their branches.
     .balign 128
+// A system call whose caller's registers are saved: small reads and writes may be over at once.
+saved_call:
+    sub     w1, w8, #{READ}
+    cmp     w1, #1
+    b.hi    2f
+    b.eq    1f
+    bl      {READ_AT_ONCE}
+    cbnz    x0, return_to_el0
+    mov     x0, sp
+    b       2f
+1:  bl      {WRITE_AT_ONCE}
+    cbnz    x0, return_to_el0
+    mov     x0, sp
+2:  bl      {SYSCALL}
+    b       return_to_el0
+
 // A system call that only looks at something.
 short_call:
     save_short

@@ -249,6 +249,15 @@ impl File {
         }
     }
 
+    /// The end of a pipe that it is.
+    #[inline]
+    pub fn pipe(&self) -> Option<&pipe::End> {
+        match &self.object {
+            Object::Pipe(end) => Some(end),
+            _ => None,
+        }
+    }
+
     fn read_node(&self, to: &mut Buffer<'_>, offset: u64) -> Result<usize, Errno> {
         check_end(offset, to)?;
         let count = match &self.node().content {

@@ -6,7 +6,7 @@
 
 use super::buffer::Buffer;
 use super::watch::{Events, Watchers};
-use crate::arch::heap;
+use crate::arch::{heap, uaccess};
 use crate::process::scheduler::WaitQueue;
 use crate::process::thread;
 use crate::syscall::errno::Errno;
@@ -27,23 +27,20 @@ pub struct Pipe {
     watchers: Watchers,
 }
 
-/// Bytes of one write, or of several small ones.
+/// Bytes of one write, or of several small ones: those from `start` to `end`.
+#[derive(Default)]
 struct Page {
     bytes: Vec<u8>,
     start: usize,
+    end: usize,
     /// Of a write in packet mode: read as a whole, and nothing is added.
     packet: bool,
 }
 
-impl Page {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-}
-
 struct State {
+    /// If the first one is empty, it is the only one and stays for the next write.
     pages: VecDeque<Page>,
-    /// Memory of the last page that was read, for the next one.
+    /// Memory of a page that was read, for a later one.
     spare: Vec<u8>,
     capacity: usize,
     readers: usize,
@@ -224,7 +221,7 @@ impl End {
             return Err(Errno::EPERM);
         }
         let mut state = self.pipe.state.lock();
-        if (pages as usize) < state.pages.len() {
+        if (pages as usize) < state.used() {
             return Err(Errno::EBUSY);
         }
         state.capacity = pages as usize;
@@ -239,7 +236,7 @@ impl End {
         let state = self.pipe.state.lock();
         let mut events = 0;
         if self.read {
-            if !state.pages.is_empty() {
+            if !state.is_empty() {
                 events |= POLLIN | POLLRDNORM;
             }
             if state.writers == 0 && state.opened[1] != self.seen {
@@ -247,7 +244,7 @@ impl End {
             }
         }
         if self.write {
-            if state.pages.len() < state.capacity {
+            if !state.is_full() {
                 events |= POLLOUT | POLLWRNORM;
             }
             if state.readers == 0 {
@@ -259,17 +256,25 @@ impl End {
 
     /// Waits until there is something to read, or nobody will write.
     pub fn wait_data(&self, nonblocking: bool) -> Result<(), Errno> {
+        if !self.read {
+            return Err(Errno::EBADF);
+        }
         let mut state = self.pipe.state.lock();
-        while state.pages.is_empty() {
-            if state.writers == 0 {
-                return Ok(());
-            }
-            if nonblocking {
-                return Err(Errno::EAGAIN);
-            }
-            state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
-            if state.pages.is_empty() && thread::current().interrupted() {
-                return Err(Errno::EINTR);
+        if state.is_empty() {
+            loop {
+                if state.writers == 0 {
+                    return Ok(());
+                }
+                if nonblocking {
+                    return Err(Errno::EAGAIN);
+                }
+                state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
+                if !state.is_empty() {
+                    break;
+                }
+                if thread::current().interrupted() {
+                    return Err(Errno::EINTR);
+                }
             }
         }
         // The wake-up may have been meant for a reader, who finds the data still there.
@@ -284,15 +289,14 @@ impl End {
             if state.readers == 0 {
                 return Err(Errno::EPIPE);
             }
-            if state.pages.len() < state.capacity {
+            if !state.is_full() {
                 return Ok(());
             }
             if nonblocking {
                 return Err(Errno::EAGAIN);
             }
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_write);
-            let full = state.pages.len() >= state.capacity;
-            if full && state.readers > 0 && thread::current().interrupted() {
+            if state.is_full() && state.readers > 0 && thread::current().interrupted() {
                 return Err(Errno::EINTR);
             }
         }
@@ -302,7 +306,7 @@ impl End {
     pub fn peek(&self, mut skip: usize, to: &mut [u8]) -> usize {
         let mut done = 0;
         for page in &self.pipe.state.lock().pages {
-            let bytes = &page.bytes[page.start..];
+            let bytes = page.bytes();
             let rest = &bytes[skip.min(bytes.len())..];
             skip -= skip.min(bytes.len());
             let count = rest.len().min(to.len() - done);
@@ -317,7 +321,11 @@ impl End {
     pub fn put_back(&self, bytes: Vec<u8>, kept: usize) -> Result<(), Errno> {
         let mut state = self.pipe.state.lock();
         state.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        if state.is_empty() {
+            state.pages.clear();
+        }
         state.pages.push_front(Page {
+            end: bytes.len(),
             bytes,
             start: kept,
             packet: false,
@@ -335,7 +343,7 @@ impl End {
         }
         let mut state = self.pipe.state.lock();
         loop {
-            if !state.pages.is_empty() {
+            if !state.is_empty() {
                 let done = state.take(to);
                 state.wait_write.wake_all();
                 drop(state);
@@ -349,10 +357,65 @@ impl End {
                 return Err(Errno::EAGAIN);
             }
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
-            if state.pages.is_empty() && thread::current().interrupted() {
+            if state.is_empty() && thread::current().interrupted() {
                 return Err(Errno::EINTR);
             }
         }
+    }
+
+    /// Reads as most reads are for which a user's buffer is [`small`]: what is there is of one write.
+    /// `None`: nothing has happened, and [`End::read`] knows what to do.
+    #[inline(always)]
+    pub fn read_at_once(&self, to: u64, len: usize) -> Option<usize> {
+        if !self.read {
+            return None;
+        }
+        let mut guard = self.pipe.state.lock();
+        let state = &mut *guard;
+        let others = state.pages.len() > 1;
+        let page = state.pages.front_mut()?;
+        let count = page.len().min(len);
+        if count == 0 || page.packet || others && count < len {
+            return None;
+        }
+        uaccess::write(to, &page.bytes()[..count]).ok()?;
+        page.start += count;
+        if page.len() == 0 {
+            if others {
+                state.recycle();
+            } else {
+                page.clear();
+            }
+            state.wait_write.wake_all();
+        }
+        drop(guard);
+        self.pipe.watchers.notify(POLLOUT);
+        Some(count)
+    }
+
+    /// Writes as most writes are from a user's buffer that is [`small`]: there is room. `None`: nothing
+    /// has happened, and [`End::write`] knows what to do.
+    #[inline]
+    pub fn write_at_once(&self, from: u64, len: usize) -> Option<usize> {
+        if !self.write || self.packets {
+            return None;
+        }
+        let copy = |to: &mut [u8]| Ok(uaccess::read(to, from).map(|()| len)?);
+        let mut guard = self.pipe.state.lock();
+        let state = &mut *guard;
+        if state.readers == 0 {
+            return None;
+        }
+        if state.append(len, copy).ok()? == 0 {
+            if state.is_full() {
+                return None;
+            }
+            state.add(len, false, copy).ok()?;
+        }
+        state.wait_read.wake_all();
+        drop(guard);
+        self.pipe.watchers.notify(POLLIN);
+        Some(len)
     }
 
     /// Writes all of it; waits for room unless `nonblocking`.
@@ -365,7 +428,7 @@ impl End {
         }
         let odd = from.left() % PAGE;
         if state.readers > 0 && odd > 0 && !self.packets {
-            match state.append(from, odd) {
+            match state.append(odd, |to| from.take(to)) {
                 Ok(count) => done += count,
                 Err(error) => return Err(error),
             }
@@ -375,8 +438,9 @@ impl End {
                 result = Err(Errno::EPIPE);
                 break;
             }
-            if state.pages.len() < state.capacity {
-                match state.add(from, self.packets) {
+            if !state.is_full() {
+                let count = from.left().min(PAGE);
+                match state.add(count, self.packets, |to| from.take(to)) {
                     Ok(count) => done += count,
                     Err(error) => {
                         result = Err(error);
@@ -393,10 +457,7 @@ impl End {
             // Who polls must hear of what is there before this sleeps.
             self.pipe.watchers.notify(POLLIN);
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_write);
-            if state.pages.len() >= state.capacity
-                && state.readers > 0
-                && thread::current().interrupted()
-            {
+            if state.is_full() && state.readers > 0 && thread::current().interrupted() {
                 result = Err(Errno::EINTR);
                 break;
             }
@@ -416,14 +477,34 @@ impl End {
 // The user copies below may fault, and the fault handler takes an address space's lock: it is
 // below the pipe's in the lock order, and the handler never touches a pipe.
 impl State {
+    /// Pages that hold something.
+    #[inline]
+    fn used(&self) -> usize {
+        match self.pages.front() {
+            Some(page) if page.len() > 0 => self.pages.len(),
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.used() == 0
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.used() >= self.capacity
+    }
+
     /// Moves what there is to the reader.
     fn take(&mut self, to: &mut Buffer<'_>) -> Result<usize, Errno> {
         let mut done = 0;
         while to.left() > 0
             && let Some(page) = self.pages.front_mut()
+            && page.len() > 0
         {
             let wanted = page.len().min(to.left());
-            match to.put(&page.bytes[page.start..]) {
+            match to.put(page.bytes()) {
                 // Of a page that a fault cuts short nothing was read, as on Linux.
                 Ok(count) if count < wanted && done == 0 => return Err(Errno::EFAULT),
                 Ok(count) if count < wanted => break,
@@ -432,7 +513,7 @@ impl State {
                     done += count;
                     let packet = page.packet;
                     if page.len() == 0 || packet {
-                        self.recycle();
+                        self.emptied();
                     }
                     if packet {
                         break;
@@ -445,67 +526,119 @@ impl State {
         Ok(done)
     }
 
+    /// The first page has been read.
+    #[inline]
+    fn emptied(&mut self) {
+        if self.pages.len() > 1 {
+            self.recycle();
+        } else if let Some(page) = self.pages.front_mut() {
+            page.clear();
+        }
+    }
+
+    #[inline(never)]
     fn recycle(&mut self) {
-        if let Some(mut page) = self.pages.pop_front()
-            && page.bytes.capacity() > self.spare.capacity()
+        if let Some(page) = self.pages.pop_front()
+            && page.bytes.len() > self.spare.len()
         {
-            page.bytes.clear();
             self.spare = page.bytes;
         }
     }
 
-    /// Adds `count` bytes to the last page, if they fit.
-    fn append(&mut self, from: &mut Buffer<'_>, count: usize) -> Result<usize, Errno> {
+    /// Adds `count` bytes to the last page, if they fit: else 0.
+    #[inline(always)]
+    fn append(
+        &mut self,
+        count: usize,
+        copy: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
         match self.pages.back_mut() {
-            Some(page) if !page.packet && page.bytes.len() + count <= PAGE => {
-                fill(&mut page.bytes, from, count)
-            }
+            Some(page) if !page.packet && page.end + count <= PAGE => page.append(count, copy),
             _ => Ok(0),
         }
     }
 
-    /// A new page.
-    fn add(&mut self, from: &mut Buffer<'_>, packet: bool) -> Result<usize, Errno> {
-        self.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let mut bytes = core::mem::take(&mut self.spare);
-        let result = fill(&mut bytes, from, from.left().min(PAGE));
-        if bytes.is_empty() {
-            self.spare = bytes;
-        } else {
-            self.pages.push_back(Page {
-                bytes,
-                start: 0,
-                packet,
-            });
+    /// Adds `count` bytes as a page of their own.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        count: usize,
+        packet: bool,
+        copy: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let page = self.fresh().ok_or(Errno::ENOMEM)?;
+        let result = page.append(count, copy);
+        match result {
+            Ok(_) => page.packet = packet,
+            Err(_) if self.pages.len() > 1 => drop(self.pages.pop_back()),
+            Err(_) => {}
         }
         result
     }
+
+    /// An empty page at the end.
+    #[inline(never)]
+    fn fresh(&mut self) -> Option<&mut Page> {
+        if self.pages.is_empty() || !self.is_empty() {
+            self.pages.try_reserve(1).ok()?;
+            self.pages.push_back(Page {
+                bytes: core::mem::take(&mut self.spare),
+                ..Page::default()
+            });
+        }
+        self.pages.back_mut()
+    }
 }
 
-/// Appends bytes of the writer's; after a fault none.
-fn fill(bytes: &mut Vec<u8>, from: &mut Buffer<'_>, count: usize) -> Result<usize, Errno> {
-    let len = bytes.len();
-    let wanted = (len + count).max(SMALL);
-    if wanted > bytes.capacity() {
-        // As small writes add up the page doubles.
-        let wanted = wanted.max(2 * len).min(PAGE);
-        bytes
-            .try_reserve_exact(wanted - len)
+impl Page {
+    #[inline]
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        (self.start, self.end, self.packet) = (0, 0, false);
+    }
+
+    /// Appends `count` bytes of the writer's, which `copy` fetches; after a fault none, as on Linux.
+    #[inline(always)]
+    fn append(
+        &mut self,
+        count: usize,
+        copy: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let end = self.end + count;
+        if end > self.bytes.len() {
+            self.grow(end)?;
+        }
+        if copy(&mut self.bytes[self.end..end])? < count {
+            return Err(Errno::EFAULT);
+        }
+        self.end = end;
+        Ok(count)
+    }
+
+    /// Gets memory for `len` bytes: as small writes add up it doubles.
+    #[inline(never)]
+    fn grow(&mut self, len: usize) -> Result<(), Errno> {
+        let len = len.max(SMALL).max(2 * self.bytes.len()).min(PAGE);
+        self.bytes
+            .try_reserve_exact(len - self.bytes.len())
             .map_err(|_| Errno::ENOMEM)?;
+        self.bytes.resize(len, 0);
+        Ok(())
     }
-    bytes.resize(len + count, 0);
-    match from.take(&mut bytes[len..]) {
-        Ok(done) => {
-            // A write that faults in a page leaves nothing in it, as on Linux.
-            if done < count {
-                bytes.truncate(len);
-                return Err(Errno::EFAULT);
-            }
-            Ok(done)
-        }
-        Err(error) => {
-            bytes.truncate(len);
-            Err(error)
-        }
-    }
+}
+
+/// The length of a user's buffer that is small and in one page.
+#[inline]
+pub fn small(addr: u64, len: u64) -> Option<usize> {
+    let fits = (1..=SMALL as u64).contains(&len) && addr % PAGE as u64 + len <= PAGE as u64;
+    fits.then_some(len as usize)
 }

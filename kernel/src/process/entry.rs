@@ -1,7 +1,7 @@
 //! The ways into this part of the kernel from the exception vectors.
 
 use super::signal::{self, Info};
-use super::thread::{current, try_current};
+use super::thread::{Current, current, try_current};
 use super::{fault, scheduler, timer, timers};
 use crate::arch::{
     self,
@@ -48,6 +48,26 @@ pub extern "C" fn short_abort(esr: u64, addr: u64) -> bool {
         thread.usage.count_short_fault(start);
     }
     done
+}
+
+/// SVC from EL0 for a read, or a write, that may be over at once. False: it is `syscall`'s after all,
+/// also since a signal waits.
+#[inline(always)]
+pub fn at_once(
+    frame: &mut TrapFrame,
+    run: impl FnOnce(&Current, &TrapFrame) -> Option<u64>,
+) -> bool {
+    let thread = current();
+    if thread.signals.attention() {
+        return false;
+    }
+    match run(&thread, frame) {
+        Some(value) => {
+            frame.x[0] = value;
+            true
+        }
+        None => false,
+    }
 }
 
 /// A data or instruction abort from EL0.

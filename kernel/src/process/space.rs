@@ -9,9 +9,9 @@ use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{
-    AddressSpace, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, Outcome, PAGE_SIZE,
-    PageCache, Prot, Rank, Rare, Refusal, Region, Remap, Request, Root, RwLock, SpaceError,
-    USER_END, WriteGuard,
+    AddressSpace, Assigned, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, Outcome,
+    PAGE_SIZE, PageCache, Prot, Rank, Rare, Refusal, Region, Remap, Request, Root, RwLock,
+    SpaceError, USER_END, WriteGuard,
 };
 use wire::event::{self, Event, ForkMode};
 
@@ -63,15 +63,21 @@ impl Space {
     #[inline]
     pub fn activate(&self) -> u64 {
         if let Some(new) = arch::mmu::memory().activate(self.root, arch::cpu::id()) {
-            trace::emit(Event::AsidNew {
-                space: self.serial,
-                asid: new.asid,
-                generation: new.generation,
-            });
+            self.has_asid(new);
         }
         let ttbr0 = self.root.ttbr0();
         arch::mmu::activate(ttbr0);
         ttbr0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_asid(&self, new: Assigned) {
+        trace::emit(Event::AsidNew {
+            space: self.serial,
+            asid: new.asid,
+            generation: new.generation,
+        });
     }
 
     /// Serial number, frame of the root table, and ASID.

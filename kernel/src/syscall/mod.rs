@@ -46,6 +46,25 @@ pub fn short(thread: &Current, number: u32) -> Result {
     }
 }
 
+/// The number of a call that is tried with [`read_at_once`] first.
+pub const READ: u32 = nr::__NR_read;
+/// That of one that is tried with [`write_at_once`] first: the next number.
+pub const WRITE: u32 = nr::__NR_write;
+
+/// Runs a read if it is a small one that does not fail. `None`: nothing has happened.
+#[inline(always)]
+pub fn read_at_once(thread: &Current, frame: &TrapFrame) -> Option<u64> {
+    let [fd, addr, len, ..] = frame.x;
+    io::read_at_once(thread, fd, addr, len)
+}
+
+/// Runs a write if it is a small one that neither sleeps nor fails. `None`: nothing has happened.
+#[inline(always)]
+pub fn write_at_once(thread: &Current, frame: &TrapFrame) -> Option<u64> {
+    let [fd, addr, len, ..] = frame.x;
+    io::write_at_once(thread, fd, addr, len)
+}
+
 /// Runs the system call that the registers ask for.
 #[inline]
 pub fn dispatch(thread: &Current, frame: &mut TrapFrame) {

@@ -4,8 +4,8 @@ use super::super::errno::Errno;
 use super::super::{Result, user};
 use super::{Fallible, file};
 use crate::fs::buffer::{Buffer, Iovec};
-use crate::fs::{File, Object};
-use crate::process::limits;
+use crate::fs::{File, Object, pipe};
+use crate::process::{limits, thread::Current};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
@@ -56,6 +56,46 @@ pub fn read(fd: u64, addr: u64, len: u64) -> Result {
 /// write(fd, buffer, length).
 pub fn write(fd: u64, addr: u64, len: u64) -> Result {
     Ok(file(fd)?.write(&mut buffer(addr, len)?, None)? as u64)
+}
+
+/// read(fd, buffer, length), if it is a small one of a pipe and does not fail. `None`: nothing has
+/// happened.
+#[inline(always)]
+pub fn read_at_once(thread: &Current, fd: u64, addr: u64, len: u64) -> Option<u64> {
+    let small = pipe::small(addr, len)?;
+    let count = {
+        // The descriptors stay locked: the file need not be counted.
+        let files = thread.process.files.lock();
+        let end = files.descriptor(fd).ok()?.file.pipe()?;
+        end.read_at_once(addr, small)
+    };
+    match count {
+        Some(count) => Some(count as u64),
+        None => read_later(thread, fd, addr, small),
+    }
+}
+
+/// The same once there is something.
+#[inline(never)]
+fn read_later(thread: &Current, fd: u64, addr: u64, len: usize) -> Option<u64> {
+    let file = file(fd).ok()?;
+    let end = file.pipe()?;
+    if file.nonblocking() {
+        return None;
+    }
+    thread.usage.enter_kernel();
+    end.wait_data(false).ok()?;
+    Some(end.read_at_once(addr, len)? as u64)
+}
+
+/// write(fd, buffer, length), if it is a small one to a pipe that neither sleeps nor fails. `None`:
+/// nothing has happened.
+#[inline(always)]
+pub fn write_at_once(thread: &Current, fd: u64, addr: u64, len: u64) -> Option<u64> {
+    let small = pipe::small(addr, len)?;
+    let files = thread.process.files.lock();
+    let end = files.descriptor(fd).ok()?.file.pipe()?;
+    Some(end.write_at_once(addr, small)? as u64)
 }
 
 /// pread64(fd, buffer, length, offset).
