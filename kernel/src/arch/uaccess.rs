@@ -8,6 +8,11 @@ use memory::USER_END;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;
 
+/// Bytes of a number, where they are one load or store: the kernel is built for memory that permits
+/// no unaligned ones.
+#[repr(align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
 unsafe extern "C" {
     fn uaccess_read(to: *mut u8, from: u64, len: usize) -> isize;
     fn uaccess_write(to: u64, from: *const u8, len: usize) -> isize;
@@ -62,9 +67,9 @@ pub fn zero(to: u64, len: usize) -> Result<(), Fault> {
 
 /// Reads a little-endian 32-bit value, in one access if it is aligned.
 pub fn read_u32(from: u64) -> Result<u32, Fault> {
-    let mut bytes = [0; 4];
-    read(&mut bytes, from)?;
-    Ok(u32::from_le_bytes(bytes))
+    let mut bytes = Aligned([0; 4]);
+    read(&mut bytes.0, from)?;
+    Ok(u32::from_le_bytes(bytes.0))
 }
 
 /// Replaces the 32-bit value at an aligned address by `to`, if it is `from`, as one step for the
@@ -85,19 +90,19 @@ pub fn exchange_u32(at: u64, from: u32, to: u32) -> Result<u32, Fault> {
 
 /// Reads a little-endian 64-bit value.
 pub fn read_u64(from: u64) -> Result<u64, Fault> {
-    let mut bytes = [0; 8];
-    read(&mut bytes, from)?;
-    Ok(u64::from_le_bytes(bytes))
+    let mut bytes = Aligned([0; 8]);
+    read(&mut bytes.0, from)?;
+    Ok(u64::from_le_bytes(bytes.0))
 }
 
 /// Writes a little-endian 64-bit value.
 pub fn write_u64(to: u64, value: u64) -> Result<(), Fault> {
-    write(to, &value.to_le_bytes())
+    write(to, &Aligned(value.to_le_bytes()).0)
 }
 
 /// Writes a little-endian 32-bit value.
 pub fn write_u32(to: u64, value: u32) -> Result<(), Fault> {
-    write(to, &value.to_le_bytes())
+    write(to, &Aligned(value.to_le_bytes()).0)
 }
 
 /// Reads a string up to its NUL into `to`, and says how long it is (without the NUL). A length

@@ -9,7 +9,7 @@ use super::space::Space;
 use super::vdso;
 use crate::arch::{self, uaccess};
 use crate::fs::regular::Regular;
-use crate::syscall::errno::Errno;
+use crate::syscall::{errno::Errno, user};
 use alloc::vec::Vec;
 use core::mem;
 use linux_raw_sys::auxvec::{
@@ -277,9 +277,7 @@ impl Image {
         for &(start, end) in &self.tails {
             uaccess::zero(start, (end - start) as usize).map_err(|_| Errno::ENOMEM)?;
         }
-        let (sp, bytes) = self.stack(elf, arguments)?;
-        uaccess::write(sp, &bytes).map_err(|_| Errno::ENOMEM)?;
-        Ok(sp)
+        self.stack(elf, arguments).map_err(|_| Errno::ENOMEM)
     }
 
     /// Where the arguments and the environment are: first byte, and one past the last.
@@ -290,8 +288,8 @@ impl Image {
         ((start, environment), (environment, end))
     }
 
-    /// The initial stack: its address and contents.
-    fn stack(&self, elf: &Elf, arguments: &Arguments) -> Result<(u64, Vec<u8>), Errno> {
+    /// Writes the initial stack; its address.
+    fn stack(&self, elf: &Elf, arguments: &Arguments) -> Result<u64, Errno> {
         const PLATFORM: &[u8] = b"aarch64\0";
         let lists = [&arguments.arguments, &arguments.environment];
         let [argv, envp] = lists.map(|list| list.bytes.len() as u64);
@@ -305,69 +303,58 @@ impl Image {
             .headers_addr
             .map_or(0, |addr| addr.wrapping_add(self.bias));
         let rights = &arguments.rights;
-        let auxiliary = [
-            (AT_PHDR, headers),
-            (AT_PHENT, elf.header_size.into()),
-            (AT_PHNUM, elf.headers.into()),
-            (AT_PAGESZ, PAGE_SIZE),
-            (AT_BASE, self.interpreter),
-            (AT_FLAGS, 0),
-            (AT_ENTRY, self.entry),
-            (AT_UID, rights.uid.real.into()),
-            (AT_EUID, rights.uid.effective.into()),
-            (AT_GID, rights.gid.real.into()),
-            (AT_EGID, rights.gid.effective.into()),
-            (AT_SECURE, rights.gained.into()),
-            (AT_CLKTCK, USER_HZ),
-            (AT_HWCAP, arch::cpu::hwcap()),
-            (AT_HWCAP2, 0),
-            (AT_SYSINFO_EHDR, self.stack_top),
-            (AT_MINSIGSTKSZ, signal::frame::LEN_MAX),
-            (AT_RANDOM, random),
-            (AT_EXECFN, path),
-            (AT_PLATFORM, platform),
-            (AT_NULL, 0),
+        let auxiliary: [[u64; 2]; _] = [
+            [AT_PHDR.into(), headers],
+            [AT_PHENT.into(), elf.header_size.into()],
+            [AT_PHNUM.into(), elf.headers.into()],
+            [AT_PAGESZ.into(), PAGE_SIZE],
+            [AT_BASE.into(), self.interpreter],
+            [AT_FLAGS.into(), 0],
+            [AT_ENTRY.into(), self.entry],
+            [AT_UID.into(), rights.uid.real.into()],
+            [AT_EUID.into(), rights.uid.effective.into()],
+            [AT_GID.into(), rights.gid.real.into()],
+            [AT_EGID.into(), rights.gid.effective.into()],
+            [AT_SECURE.into(), rights.gained.into()],
+            [AT_CLKTCK.into(), USER_HZ],
+            [AT_HWCAP.into(), arch::cpu::hwcap()],
+            [AT_HWCAP2.into(), 0],
+            [AT_SYSINFO_EHDR.into(), self.stack_top],
+            [AT_MINSIGSTKSZ.into(), signal::frame::LEN_MAX],
+            [AT_RANDOM.into(), random],
+            [AT_EXECFN.into(), path],
+            [AT_PLATFORM.into(), platform],
+            [AT_NULL.into(), 0],
         ];
-        let words = 1
-            + arguments.arguments.count
-            + 1
-            + arguments.environment.count
-            + 1
-            + 2 * auxiliary.len();
+        let strings_count = arguments.arguments.count + arguments.environment.count;
+        let words = 1 + strings_count + 2 + 2 * auxiliary.len();
         let sp = (random - 8 * words as u64) & !15;
-        let mut bytes = Vec::new();
-        let len = (self.stack_top - sp) as usize;
-        bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-        bytes.resize(len, 0);
-        let mut slots = bytes.chunks_exact_mut(8);
-        let mut word = |value: u64| {
-            if let Some(slot) = slots.next() {
-                slot.copy_from_slice(&value.to_le_bytes());
-            }
-        };
-        word(arguments.arguments.count as u64);
+        let mut vectors: Vec<u64> = Vec::new();
+        vectors
+            .try_reserve_exact(words)
+            .map_err(|_| Errno::ENOMEM)?;
+        vectors.push(arguments.arguments.count as u64);
         for (list, mut addr) in lists.into_iter().zip([strings, environment]) {
             for string in list.bytes.split_inclusive(|&byte| byte == 0) {
-                word(addr);
+                vectors.push(addr);
                 addr += string.len() as u64;
             }
-            word(0);
+            vectors.push(0);
         }
-        for (kind, value) in auxiliary {
-            word(kind.into());
-            word(value);
-        }
-        let at = |addr: u64| (addr - sp) as usize;
-        random::fill(&mut bytes[at(random)..at(random) + 16]);
+        vectors.extend_from_slice(auxiliary.as_flattened());
+        user::write_slice(sp, &vectors)?;
+        let mut seed = [0; 16];
+        random::fill(&mut seed);
         for (addr, part) in [
+            (random, &seed[..]),
             (platform, PLATFORM),
             (strings, &lists[0].bytes),
             (environment, &lists[1].bytes),
             (path, &arguments.path.bytes),
         ] {
-            bytes[at(addr)..at(addr) + part.len()].copy_from_slice(part);
+            uaccess::write(addr, part)?;
         }
-        Ok((sp, bytes))
+        Ok(sp)
     }
 }
 

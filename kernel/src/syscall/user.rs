@@ -55,8 +55,13 @@ plain! {
 
 /// Writes a value to the user's memory.
 pub fn write<T: Plain>(addr: u64, value: &T) -> Result<(), Errno> {
+    write_slice(addr, core::slice::from_ref(value))
+}
+
+/// Writes values that follow each other.
+pub fn write_slice<T: Plain>(addr: u64, values: &[T]) -> Result<(), Errno> {
     // SAFETY: `Plain` promises that all bytes are initialised.
-    let bytes = unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) };
+    let bytes = unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
     Ok(uaccess::write(addr, bytes)?)
 }
 
