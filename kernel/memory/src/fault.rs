@@ -279,6 +279,45 @@ impl AddressSpace {
         self.fault_rarely(mem, Request { addr, access }, Rare(None))
     }
 
+    /// The first page of a range at which an access would fault, for who wants pages before they are
+    /// accessed (MADV_POPULATE_READ and _WRITE). `Err`: nothing is mapped at a page before that, or
+    /// without the right to this access; another right that implies it is not enough.
+    pub fn next_fault<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        start: u64,
+        end: u64,
+        access: Access,
+    ) -> Result<Option<u64>, Denial> {
+        let right = match access {
+            Access::Read => Prot::READ,
+            Access::Write => Prot::WRITE,
+            Access::Exec => Prot::EXEC,
+        };
+        let mut va = start;
+        while va < end {
+            let mapping = self.mappings.find(va).ok_or(Denial::Unmapped)?;
+            if !mapping.prot.contains(right) {
+                return Err(Denial::Forbidden);
+            }
+            let until = mapping.end.min(end);
+            while va < until {
+                if !self.is_ready(mem, va, access) {
+                    return Ok(Some(va));
+                }
+                va += PAGE_SIZE;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the descriptors permit an access.
+    fn is_ready<M: Mmu>(&self, mem: &Memory<M>, va: u64, access: Access) -> bool {
+        let walk = walk(&mem.mmu, self.root, va);
+        let frozen = access == Access::Write && matches!(walk, Walk::Shared(_));
+        Leaf::from_bits(walk.read(&mem.mmu)).is_some_and(|leaf| permits(leaf, access) && !frozen)
+    }
+
     /// A fault where level 2 or 3 tables are missing: first the tables, then the leaf.
     #[cold]
     fn fault_without_table<M: Mmu>(

@@ -1,6 +1,6 @@
 //! Exceptions: what the vectors save, and who handles what.
 
-use super::uaccess;
+use super::{time, uaccess};
 use crate::{process, syscall};
 use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable};
 use core::arch::global_asm;
@@ -99,6 +99,20 @@ impl Abort {
             page_fault: (0b000100..=0b001111).contains(&(esr & 0x3f)),
         }
     }
+
+    /// What the kernel would take if it accessed a page for the user; `present`: the page is there,
+    /// without the permission.
+    pub fn for_user(addr: u64, write: bool, present: bool) -> Self {
+        const LONG_INSTRUCTION: u64 = 1 << 25;
+        const TRANSLATION_LEVEL_3: u64 = 0b000111;
+        const PERMISSION_LEVEL_3: u64 = 0b001111;
+        let status = match present {
+            true => PERMISSION_LEVEL_3,
+            false => TRANSLATION_LEVEL_3,
+        };
+        let esr = EC_DATA_ABORT_EL1 << 26 | LONG_INSTRUCTION | u64::from(write) << 6 | status;
+        Self::new(esr, addr, time::cycles())
+    }
 }
 
 /// What a short system call returns: in x0 and x1.
@@ -153,7 +167,7 @@ extern "C" fn el1_interrupt() {
 fn interrupt() {
     let timer = || {
         // Level triggered: quiet it before the controller is told that it was handled.
-        super::time::stop_timer();
+        time::stop_timer();
         process::entry::tick();
     };
     crate::driver::interrupt::handle(timer, process::entry::input, super::secondary::answer);

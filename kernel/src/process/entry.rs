@@ -8,12 +8,15 @@ use crate::arch::{
     trap::{Abort, TrapFrame},
 };
 use crate::fs::console;
+use crate::syscall::errno::Errno;
 use crate::{syscall, trace, watchdog};
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_FLTUNK, ILL_ILLOPC,
     SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGTRAP, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
 };
+use memory::{Access, Denial};
 use wire::event::Origin;
 
 /// SVC from EL0.
@@ -139,11 +142,7 @@ pub fn kernel_abort(abort: Abort) -> bool {
     if !trace::enabled(trace::FAULT) && short_abort(abort.esr, abort.addr) {
         return true;
     }
-    // SAFETY: the frame at the top of the current thread's stack was written when the thread
-    // entered the kernel, and the code that this exception interrupted does not change it in the
-    // meantime.
-    let frame = unsafe { &*thread.user_frame() };
-    match fault::handle(&thread, frame, abort, Origin::Kernel) {
+    match handle_for_user(&thread, abort) {
         Ok(()) => true,
         Err(info) if info.signal == SIGKILL && !thread.loading.load(Ordering::Relaxed) => {
             // Out of memory: the process ends as soon as the system call is over.
@@ -151,6 +150,60 @@ pub fn kernel_abort(abort: Abort) -> bool {
             false
         }
         Err(_) => false,
+    }
+}
+
+/// Handles an abort, real or not, of the kernel on behalf of the current thread.
+#[inline(always)]
+fn handle_for_user(thread: &Current, abort: Abort) -> Result<(), Info> {
+    // SAFETY: the frame at the top of the current thread's stack was written when the thread
+    // entered the kernel, and the code that got here does not change it in the meantime.
+    let frame = unsafe { &*thread.user_frame() };
+    fault::handle(thread, frame, abort, Origin::Kernel)
+}
+
+/// Has a range of pages of the current thread there, as if it had been read, or written, everywhere.
+/// Errors are Linux's of MADV_POPULATE_READ and _WRITE (mm/madvise.c, `madvise_populate`): ENOMEM for
+/// a hole, and without memory; EINVAL where the mapping does not permit it; EFAULT past the end of a
+/// file; EINTR if the process has to end. The pages before are there then.
+pub fn populate(thread: &Current, range: Range<u64>, write: bool) -> Result<(), Errno> {
+    /// Pages after which others may run.
+    const TURN: u32 = 512;
+    let access = match write {
+        true => Access::Write,
+        false => Access::Read,
+    };
+    let space = thread.space().ok_or(Errno::ENOMEM)?;
+    let (mut at, mut faults) = (range.start, 0u32);
+    loop {
+        let (next, present) = {
+            let inner = space.lock();
+            let memory = arch::mmu::memory();
+            let next = inner.map.next_fault(memory, at, range.end, access);
+            (
+                next,
+                matches!(next, Ok(Some(page)) if inner.map.leaf(memory, page) != 0),
+            )
+        };
+        at = match next {
+            Ok(Some(page)) => page,
+            Ok(None) => return Ok(()),
+            Err(Denial::Forbidden) => return Err(Errno::EINVAL),
+            Err(_) => return Err(Errno::ENOMEM),
+        };
+        match handle_for_user(thread, Abort::for_user(at, write, present)) {
+            Ok(()) => faults += 1,
+            Err(info) if info.signal == SIGKILL => return Err(Errno::ENOMEM),
+            Err(info) if info.signal == SIGBUS => return Err(Errno::EFAULT),
+            // Another thread has changed the mapping since: the next look says how.
+            Err(_) => {}
+        }
+        if faults.is_multiple_of(TURN) {
+            if signal::is_killed(thread) {
+                return Err(Errno::EINTR);
+            }
+            scheduler::yield_now();
+        }
     }
 }
 

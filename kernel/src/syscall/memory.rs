@@ -4,16 +4,17 @@ use super::Result;
 use super::errno::Errno;
 use crate::arch::{trap::TrapFrame, uaccess};
 use crate::fs::regular;
-use crate::process::limits;
 use crate::process::space::Space;
 use crate::process::thread::{Current, current};
+use crate::process::{entry, limits};
 use alloc::sync::Arc;
 use core::ops::Range;
 use linux_raw_sys::general::{
-    MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
-    MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, MCL_CURRENT,
-    MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE,
-    MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC, PROT_READ, PROT_WRITE,
+    MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_WILLNEED,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NONBLOCK, MAP_PRIVATE, MAP_SHARED,
+    MAP_SHARED_VALIDATE, MAP_TYPE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
+    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC,
+    PROT_READ, PROT_WRITE,
 };
 use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
@@ -131,6 +132,19 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     })
 }
 
+/// mmap with MAP_POPULATE. As on Linux (mm/gup.c, `populate_vma_page_range`) what is private is
+/// copied at once, and what cannot be had now is no error.
+#[cold]
+pub fn mmap_now(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u64) -> Result {
+    let start = mmap(hint, len, protection, flags, fd, offset)?;
+    if flags & MAP_NONBLOCK == 0 {
+        let write = flags & MAP_TYPE == MAP_PRIVATE && protection & u64::from(PROT_WRITE) != 0;
+        let end = start + pages(len).unwrap_or(0);
+        let _ = entry::populate(&current(), start..end, write);
+    }
+    Ok(start)
+}
+
 /// How much of a range is mapped, bytes.
 fn mapped(space: &Space, range: &Range<u64>) -> u64 {
     let inner = space.lock();
@@ -180,6 +194,10 @@ pub fn madvise(start: u64, len: u64, advice: u32) -> Result {
     let thread = current();
     let space = space(&thread)?;
     let drops = match advice {
+        MADV_POPULATE_READ | MADV_POPULATE_WRITE => {
+            entry::populate(&thread, start..end, advice == MADV_POPULATE_WRITE)?;
+            return Ok(0);
+        }
         // Advice that may be ignored, but for the mappings that must be there.
         MADV_NORMAL..=MADV_WILLNEED => false,
         MADV_DONTNEED => true,

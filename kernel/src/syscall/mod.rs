@@ -135,6 +135,9 @@ fn call(frame: &mut TrapFrame) -> Result {
         nr::__NR_setgroups => identity::setgroups(a as u32 as u64, b),
 
         nr::__NR_brk => memory::brk(frame, a),
+        nr::__NR_mmap if d as u32 & nr::MAP_POPULATE != 0 => {
+            memory::mmap_now(a, b, c, d as u32, e, f)
+        }
         nr::__NR_mmap => memory::mmap(a, b, c, d as u32, e, f),
         nr::__NR_munmap => memory::munmap(a, b),
         nr::__NR_mprotect => memory::mprotect(a, b, c),

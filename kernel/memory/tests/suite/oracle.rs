@@ -44,7 +44,7 @@ pub struct Page {
 
 impl Page {
     /// Past the end of its object.
-    fn past_end(&self) -> bool {
+    pub fn past_end(&self) -> bool {
         self.own.is_none()
             && self
                 .object
@@ -140,6 +140,13 @@ impl Pages {
         (page..page + count)
             .take_while(|at| self.0.contains_key(at))
             .count()
+    }
+
+    /// A private page shows what it does now until it is written.
+    pub fn own(&mut self, page: usize) {
+        if let Some(page) = self.0.get_mut(&page).filter(|page| !page.shared) {
+            page.own = Some(page.bytes());
+        }
     }
 
     pub fn discard(&mut self, page: usize, count: usize) {

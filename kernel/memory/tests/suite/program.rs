@@ -109,6 +109,14 @@ pub enum Op {
         page: usize,
         count: usize,
     },
+    /// MADV_POPULATE_WRITE, or else _READ; and then the first page is accessed.
+    Populate {
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+        write: bool,
+    },
     /// mremap, from `count` pages to `new_count`.
     Remap {
         cpu: usize,
@@ -202,6 +210,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (who(), span(), prot())
             .prop_map(|((cpu, process), (page, count), prot)| Op::Protect { cpu, process, page, count, prot }),
         4 => (who(), span()).prop_map(|((cpu, process), (page, count))| Op::Discard { cpu, process, page, count }),
+        2 => (who(), span(), any::<bool>())
+            .prop_map(|((cpu, process), (page, count), write)| Op::Populate { cpu, process, page, count, write }),
         8 => (who(), span(), span(), 0..7usize).prop_map(|((cpu, process), (page, count), (at, new_count), how)| {
             let (new_count, to) = match how {
                 0 | 6 => (new_count.min(GROUP - page % GROUP), To::Here),

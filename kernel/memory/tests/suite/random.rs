@@ -123,6 +123,8 @@ fn agree(cases: usize, cpus: usize, seed: u8) {
         "table-unshare",
         "table-reuse",
         "discard",
+        "populate",
+        "populate-refused",
         "remap-move",
         "remap-keep",
         "remap-grow",

@@ -39,7 +39,7 @@ fn every_allocation_of_a_program_can_fail() {
 #[test]
 fn every_allocation_of_each_step_can_fail_in_turn() {
     for cpus in 1..=3 {
-        let programs = Programs::new(200..240, 7 + cpus as u8).take(400);
+        let programs = Programs::new(200..240, 7 + cpus as u8).take(480);
         let met = explore(
             programs.map(|program| Program {
                 refused: true,
@@ -56,6 +56,7 @@ fn every_allocation_of_each_step_can_fail_in_turn() {
             "table-unshare",
             "table-reuse",
             "stack-grow",
+            "populate",
             "remap-move",
         ] {
             assert!(met[name] >= 50, "{name} was hardly met: {met:?}");

@@ -9,8 +9,9 @@
 
 use user::file;
 use user::linux::{
-    __NR_madvise, __NR_mremap, MADV_DONTNEED, MADV_FREE, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE,
-    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_NONE, PROT_READ, PROT_WRITE, SIGSEGV,
+    __NR_madvise, __NR_mincore, __NR_mremap, MADV_DONTNEED, MADV_FREE, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_POPULATE, MAP_PRIVATE, MREMAP_DONTUNMAP,
+    MREMAP_FIXED, MREMAP_MAYMOVE, PROT_NONE, PROT_READ, PROT_WRITE, SIGSEGV,
 };
 use user::memory::{self, PAGE_SIZE, Pages};
 use user::process::{self, Fork, Status};
@@ -32,7 +33,7 @@ fn main(args: Args) {
     if !matches!(*args.words(), [] | ["--user-mode"]) {
         args.usage();
     }
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         ("mremap shrinks and grows in place", shrinks_and_grows),
         ("mremap moves to where there is room", moves),
         ("mremap moves only in one process", moves_after_fork),
@@ -43,6 +44,8 @@ fn main(args: Args) {
         ),
         ("MADV_DONTNEED and mprotect over a hole", over_a_hole),
         ("MADV_FREE leaves old contents or none", free),
+        ("MADV_POPULATE_WRITE copies at once", populate_after_fork),
+        ("MAP_POPULATE and MADV_POPULATE_READ read", populate),
         (
             "read(2) against MADV_DONTNEED never changes the file",
             dirty_cow,
@@ -292,6 +295,77 @@ fn over_a_hole(args: Args) {
     // It came as far as the hole.
     must_fault(|| pages.write(0, 6));
     pages.write(2, 6);
+}
+
+/// What is populated keeps its contents, and is each process's own. `qemu-aarch64` knows the advice
+/// only where its host does, and does not see what its own pages lack.
+fn populate_after_fork(args: Args) {
+    if user_mode(args) {
+        return;
+    }
+    let pages = written(MANY);
+    let child = || {
+        madvise(pages.part(1, TABLE + 5), MADV_POPULATE_WRITE).or_fail("MADV_POPULATE_WRITE");
+        expect_all(pages, 0);
+        pages.write(1, 0xc);
+        pages
+    };
+    let parent = || {
+        madvise(pages, MADV_POPULATE_READ).or_fail("MADV_POPULATE_READ");
+        expect_all(pages, 0);
+        pages.write(1, 0xa);
+        pages
+    };
+    in_both(child, parent, |pages, who| {
+        expect(pages, 1, if who == "child" { 0xc } else { 0xa });
+        expect_all(pages.part(2, MANY - 2), 2);
+    });
+}
+
+/// How many pages are there without being accessed (mincore).
+fn there(pages: Pages) -> usize {
+    let mut bytes = [0u8; TABLE + 3];
+    check!(pages.count() <= bytes.len(), "too many pages");
+    let (start, len) = (pages.address(0), pages.count() * PAGE_SIZE);
+    // SAFETY: a byte per page.
+    unsafe { syscall(__NR_mincore, [start, len, bytes.as_mut_ptr() as usize]) }.or_fail("mincore");
+    bytes.iter().filter(|byte| **byte & 1 == 1).count()
+}
+
+fn populate(args: Args) {
+    if user_mode(args) {
+        return;
+    }
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+    let pages = Pages::map_with(TABLE + 3, RW, flags).or_fail("mmap");
+    let says = |pages, read, write| {
+        let said = [MADV_POPULATE_READ, MADV_POPULATE_WRITE].map(|advice| madvise(pages, advice));
+        check!(said == [read, write], "populate says {said:?}");
+    };
+    check!(there(pages) == TABLE + 3, "{} are there", there(pages));
+    for page in [0, TABLE, TABLE + 2] {
+        expect(pages, page, 0);
+    }
+    for advice in [MADV_POPULATE_READ, MADV_POPULATE_WRITE] {
+        let fresh = Pages::map(8).or_fail("mmap");
+        check!(there(fresh) == 0, "{} are there", there(fresh));
+        madvise(fresh.part(1, 6), advice).or_fail("populating");
+        check!(there(fresh) == 6, "{} are there", there(fresh));
+        fresh.unmap().or_fail("munmap");
+    }
+    says(pages, Ok(()), Ok(()));
+    pages.part(1, 1).protect(PROT_READ).or_fail("mprotect");
+    says(pages, Ok(()), Err(Errno::EINVAL));
+    pages.part(1, 1).protect(PROT_NONE).or_fail("mprotect");
+    says(pages, Err(Errno::EINVAL), Err(Errno::EINVAL));
+    pages.part(1, 1).unmap().or_fail("munmap");
+    says(pages, Err(Errno::ENOMEM), Err(Errno::ENOMEM));
+    says(pages.part(2, 0), Ok(()), Ok(()));
+    says(pages.part(2, TABLE), Ok(()), Ok(()));
+    let file = file::open(args.executable(), file::O_RDONLY).or_fail("opening this program's file");
+    let longer = Pages::map_file(file, 8 * TABLE).or_fail("mapping more than it has");
+    says(longer.part(0, 1), Ok(()), Err(Errno::EINVAL));
+    says(longer, Err(Errno::EFAULT), Err(Errno::EINVAL));
 }
 
 fn free(_: Args) {

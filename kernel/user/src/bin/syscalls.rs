@@ -358,6 +358,22 @@ fn memory(t: &Test) {
     let drop = MADV_DONTNEED as usize;
     madvise.error("at half a page", [page + 1, one, drop], EINVAL);
     madvise.error("of nothing mapped", [unmapped, one, drop], ENOMEM);
+    for (what, advice) in [
+        ("populating to read", MADV_POPULATE_READ as usize),
+        ("populating to write", MADV_POPULATE_WRITE as usize),
+    ] {
+        madvise.error(what, [unmapped, one, advice], ENOMEM);
+        madvise.error(what, [page + 1, one, advice], EINVAL);
+        madvise.error(what, [page, usize::MAX, advice], EINVAL);
+    }
+    for (what, advice) in [
+        ("populating to read", MADV_POPULATE_READ as usize),
+        ("populating to write", MADV_POPULATE_WRITE as usize),
+    ] {
+        madvise.error(what, [unmapped, one, advice], ENOMEM);
+        madvise.error(what, [page + 1, one, advice], EINVAL);
+        madvise.error(what, [page, usize::MAX, advice], EINVAL);
+    }
     madvise.error("that does not exist", [page, one, 1 << 20], EINVAL);
 
     let msync = t.call("msync", __NR_msync);

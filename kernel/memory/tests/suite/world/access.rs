@@ -1,6 +1,6 @@
 //! Accesses of programs, and the faults they take.
 
-use memory::{Access, Handled, Outcome, Request};
+use memory::{Access, Denial, Handled, Outcome, PAGE_SIZE, Prot, Request};
 use model::checker::Operation;
 
 use super::{Result, World};
@@ -109,6 +109,70 @@ impl World {
                 _ => last = Some(handled),
             }
         }
+    }
+
+    /// Has pages there before they are accessed, up to the first that cannot be.
+    pub fn populate(
+        &mut self,
+        cpu: usize,
+        process: usize,
+        page: usize,
+        count: usize,
+        access: Access,
+    ) -> Result {
+        let cpu = self.run(cpu, process);
+        self.mem.mmu.machine.borrow_mut().synchronise();
+        let right = match access {
+            Access::Write => Prot::WRITE,
+            _ => Prot::READ,
+        };
+        let mapped = &self.processes[process].pages.0;
+        let refused = (page..page + count).find_map(|at| match mapped.get(&at) {
+            None => Some((at, Denial::Unmapped)),
+            Some(page) if !page.prot.contains(right) => Some((at, Denial::Forbidden)),
+            Some(page) if page.past_end() => Some((at, Denial::PastEnd)),
+            Some(_) => None,
+        });
+        let end = va(page) + count as u64 * PAGE_SIZE;
+        let done = loop {
+            let space = &mut self.processes[process].space;
+            let addr = match space.next_fault(&self.mem, va(page), end, access) {
+                Ok(Some(addr)) => addr,
+                Ok(None) => break None,
+                Err(denial) => break Some(denial),
+            };
+            let handled = space.fault(&self.mem, Request { addr, access });
+            let spurious = handled.outcome == Outcome::Spurious;
+            self.mem.mmu.done(Operation::Fault { va: addr, spurious });
+            let at = page + ((addr - va(page)) / PAGE_SIZE) as usize;
+            match handled.outcome {
+                Outcome::Denied => break handled.denial,
+                Outcome::OutOfMemory if self.may_starve(process, at, access) => return Ok(()),
+                Outcome::OutOfMemory | Outcome::Spurious => {
+                    return Err(format!("populate says {handled:?} at page {at}"));
+                }
+                // What its file becomes later is not seen.
+                _ if access == Access::Write => self.processes[process].pages.own(at),
+                _ => {}
+            }
+        };
+        if done != refused.map(|(_, denial)| denial) {
+            return Err(format!("populate ends with {done:?}, not {refused:?}"));
+        }
+        let name = match done {
+            None => "populate",
+            Some(_) => "populate-refused",
+        };
+        *self.outcomes.entry(name).or_default() += 1;
+        if refused.is_none_or(|(at, _)| at > page) {
+            let handled = self.access(cpu, process, page, 0, access, 0x50)?;
+            if let Some(handled) = handled.filter(|handled| handled.outcome != Outcome::Spurious) {
+                return Err(format!(
+                    "page {page} is populated, but there is {handled:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

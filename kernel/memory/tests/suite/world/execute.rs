@@ -209,6 +209,16 @@ impl World {
                 }
                 *self.outcomes.entry("discard").or_default() += 1;
             }
+            Op::Populate {
+                cpu,
+                process,
+                page,
+                count: pages,
+                write,
+            } => {
+                let access = if write { Access::Write } else { Access::Read };
+                self.populate(cpu, process % count, page, pages, access)?;
+            }
             Op::Remap {
                 cpu,
                 process,

@@ -137,6 +137,20 @@ impl World {
                     pages(page, count)
                 )
             }
+            Op::Populate {
+                cpu,
+                process,
+                page,
+                count,
+                write,
+            } => {
+                let how = if write { "WRITE" } else { "READ" };
+                let pages = pages(page, count);
+                format!(
+                    "{} madvise POPULATE_{how} {pages}, then access the first",
+                    on(cpu, process)
+                )
+            }
             Op::Remap {
                 cpu,
                 process,
