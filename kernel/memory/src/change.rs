@@ -281,10 +281,12 @@ impl<'a> Flush<'a> {
         self.all = true;
     }
 
+    /// Pages come in order.
     #[inline]
     fn cover(&mut self, va: u64) {
+        debug_assert!(self.high <= va, "a page out of order");
         self.low = self.low.min(va);
-        self.high = self.high.max(va + PAGE_SIZE);
+        self.high = va + PAGE_SIZE;
     }
 
     /// Other rights for the same frame.

@@ -26,6 +26,7 @@
 //! Without limit ([`Frames::set_overcommit`](crate::Frames::set_overcommit), Linux's mode 1)
 //! charges are counted, nothing is refused before the last frame is gone, and then faults fail.
 
+use core::convert::Infallible;
 use core::sync::atomic::Ordering;
 
 use crate::change::Slot;
@@ -36,7 +37,7 @@ use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::space::AddressSpace;
 use crate::sync::AtomicU64;
-use crate::tables::{L2_SPAN, L3_SPAN, block_end};
+use crate::tables::{L2_SPAN, L3_SPAN, block_end, for_chunks};
 
 /// The part of all frames that cannot be promised, and its limit: 16 MiB. For the stack and the
 /// bookkeeping of processes, and for pages of files: those that exist shall go on.
@@ -152,12 +153,19 @@ impl Commit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Charge {
     pub pages: u64,
-    pub tables: u64,
+    pub l3_tables: u64,
+    pub l2_tables: u64,
 }
 
 impl Charge {
+    /// Both pay for as many tables of each level. (For the same ones, since one pays for all that the
+    /// other does.)
+    pub fn same_tables(self, other: Charge) -> bool {
+        (self.l3_tables, self.l2_tables) == (other.l3_tables, other.l2_tables)
+    }
+
     pub fn total(self) -> u64 {
-        self.pages + self.tables
+        self.pages + self.l3_tables + self.l2_tables
     }
 }
 
@@ -176,29 +184,24 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// `first`: the first mapping that ends above `start`.
-    fn new(mappings: &Mappings, first: usize, start: u64, end: u64, span: u64) -> Blocks {
-        let (below, above) = mappings.as_slice().split_at(first);
-        let (low, high) = (block(start, span).0, block_end(end - 1, span));
-        let across = above.first().is_some_and(|m| m.start < start && m.charged);
-        let left = low < start
-            && (across
-                || below
-                    .iter()
-                    .rev()
-                    .take_while(|mapping| mapping.end > low)
-                    .any(|mapping| mapping.charged));
-        let right = end < high
-            && above
-                .iter()
-                .take_while(|mapping| mapping.start < high)
-                .any(|mapping| mapping.end > end && mapping.charged);
+    /// `charged`: what is charged next to the range, of [`Mappings::charged_around`].
+    #[inline]
+    fn new(span: u64, start: u64, end: u64, charged: (u64, u64)) -> Blocks {
+        let left = charged.0 > block(start, span).0;
+        let right = charged.1 < block_end(end - 1, span);
         Blocks {
             span,
             next: start / span + u64::from(left),
             limit: (end - 1) / span + u64::from(!right),
             count: 0,
         }
+    }
+
+    /// For the tables of level 3 and 2. `first`: the first mapping that ends above `start`.
+    #[inline(always)]
+    fn both(mappings: &Mappings, first: usize, start: u64, end: u64) -> [Blocks; 2] {
+        let charged = mappings.charged_around(first, start, end);
+        [L3_SPAN, L2_SPAN].map(|span| Blocks::new(span, start, end, charged))
     }
 
     /// All blocks of the range, if all of it is charged.
@@ -217,6 +220,26 @@ impl Blocks {
 }
 
 impl Mappings {
+    /// Where what is charged below a range ends (0: none), and where that above it starts (`u64::MAX`:
+    /// none), as far as it has a table in common with the range. `first`: the first mapping that ends
+    /// above `start`.
+    #[inline]
+    fn charged_around(&self, first: usize, start: u64, end: u64) -> (u64, u64) {
+        let (low, high) = (block(start, L2_SPAN).0, block_end(end - 1, L2_SPAN));
+        let (below, above) = self.as_slice().split_at(first);
+        let across = above.first().filter(|m| m.start < start && m.charged);
+        let mut nearest = below.iter().rev().take_while(|m| m.end > low);
+        let ends = match across {
+            Some(_) => start,
+            None => nearest.find(|m| m.charged).map_or(0, |m| m.end),
+        };
+        let mut nearest = above.iter().take_while(|m| m.start < high);
+        let starts = nearest
+            .find(|m| m.charged && m.end > end)
+            .map_or(u64::MAX, |m| m.start.max(end));
+        (ends, starts)
+    }
+
     /// True if something in a range, which may be empty, is charged.
     pub fn charged_in(&self, start: u64, end: u64) -> bool {
         start < end
@@ -246,13 +269,15 @@ impl Mappings {
             if !piece.shared {
                 pages += (to - from) / PAGE_SIZE;
             }
-            let blocks = blocks.get_or_insert_with(|| {
-                [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, first, start, end, span))
-            });
+            let blocks = blocks.get_or_insert_with(|| Blocks::both(self, first, start, end));
             blocks.iter_mut().for_each(|blocks| blocks.add(from, to));
         }
-        let tables = blocks.iter().flatten().map(|blocks| blocks.count).sum();
-        Charge { pages, tables }
+        let [l3_tables, l2_tables] = blocks.map_or([0; 2], |blocks| blocks.map(|b| b.count));
+        Charge {
+            pages,
+            l3_tables,
+            l2_tables,
+        }
     }
 
     /// What a range is charged for.
@@ -263,20 +288,22 @@ impl Mappings {
     }
 
     /// What it will be charged for with a mapping in place of all that is there.
+    #[inline(always)]
     pub fn charge_with(&self, mapping: &Mapping) -> Charge {
         if !mapping.charged {
             return Charge::default();
         }
         let (start, end) = (mapping.start, mapping.end);
         let first = self.after(start);
-        let blocks = [L3_SPAN, L2_SPAN].map(|span| Blocks::new(self, first, start, end, span));
+        let [l3_tables, l2_tables] = Blocks::both(self, first, start, end).map(|b| b.all());
         Charge {
             pages: if mapping.shared {
                 0
             } else {
                 mapping.len() / PAGE_SIZE
             },
-            tables: blocks.iter().map(Blocks::all).sum(),
+            l3_tables,
+            l2_tables,
         }
     }
 
@@ -332,10 +359,11 @@ impl AddressSpace {
         new: Charge,
     ) {
         let mut kept = 0;
-        if old.tables != new.tables {
-            kept = self.mark_tables(mem, start);
+        if !old.same_tables(new) {
+            let l2 = old.l2_tables != new.l2_tables;
+            kept = self.mark_tables(mem, start, l2);
             if start / L3_SPAN != (end - 1) / L3_SPAN {
-                kept += self.mark_tables(mem, end - 1);
+                kept += self.mark_tables(mem, end - 1, l2);
             }
         }
         let less = old.total().saturating_sub(new.total());
@@ -346,26 +374,49 @@ impl AddressSpace {
         }
     }
 
-    /// Marks the tables of an address as charged, or not. How many no longer are. What is shared
-    /// stays as it is: it is marked only if all that share it are charged, since who changes its
-    /// part must own it first.
-    pub(crate) fn mark_tables<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> u64 {
-        let Some(l2) = Table::from_bits(Slot::new(self.root, 1, va).read(&mem.mmu)) else {
+    /// Marks the tables of an address as charged, or not; that of level 2 if `l2`. How many no longer
+    /// are. What is shared stays as it is: it is marked only if all that share it are charged, since
+    /// who changes its part must own it first.
+    #[inline(always)]
+    pub(crate) fn mark_tables<M: Mmu>(&self, mem: &Memory<M>, va: u64, l2: bool) -> u64 {
+        let Some(above) = Table::from_bits(Slot::new(self.root, 1, va).read(&mem.mmu)) else {
             return 0;
         };
+        let l3 = Table::from_bits(Slot::new(above.frame(), 2, va).read(&mem.mmu));
+        match (l2, l3.filter(|l3| !l3.is_shared())) {
+            // Nothing is there yet.
+            (false, None) => 0,
+            (l2, l3) => self.mark_both(mem, va, l2.then_some(above), l3),
+        }
+    }
+
+    /// `mark_tables`, all over a range.
+    #[inline(never)]
+    pub(crate) fn mark_range<M: Mmu>(&self, mem: &Memory<M>, start: u64, end: u64, l2: bool) {
+        let Ok(()) = for_chunks::<M, Infallible>(&mem.mmu, self.root, start, end, |chunk| {
+            self.mark_tables(mem, chunk.start, l2);
+            Ok(())
+        });
+    }
+
+    #[inline(never)]
+    fn mark_both<M: Mmu>(
+        &self,
+        mem: &Memory<M>,
+        va: u64,
+        l2: Option<Table>,
+        l3: Option<Table>,
+    ) -> u64 {
         let here = self
             .mappings
             .find(va)
             .is_some_and(|mapping| mapping.charged);
-        let charged = here || self.mappings.table_charged(va, L2_SPAN);
-        let mut kept = u64::from(mem.frames.mark(l2.frame(), charged));
-        match Table::from_bits(Slot::new(l2.frame(), 2, va).read(&mem.mmu)) {
-            Some(l3) if !l3.is_shared() => {
-                let charged = here || self.mappings.table_charged(va, L3_SPAN);
-                kept += u64::from(mem.frames.mark(l3.frame(), charged));
-            }
-            _ => {}
-        }
-        kept
+        let mark = |table: Option<Table>, span| {
+            table.is_some_and(|table| {
+                let charged = here || self.mappings.table_charged(va, span);
+                mem.frames.mark(table.frame(), charged)
+            })
+        };
+        u64::from(mark(l2, L2_SPAN)) + u64::from(mark(l3, L3_SPAN))
     }
 }

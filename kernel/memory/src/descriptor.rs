@@ -119,6 +119,15 @@ impl Leaf {
         })
     }
 
+    /// The same leaf, which EL0 may only read.
+    #[inline]
+    #[cfg_attr(feature = "mutate", track_caller)]
+    pub(crate) fn read_only(self) -> Leaf {
+        leave_out!("protection", return self.with(Rights::Write));
+        debug_assert!(self.accessible());
+        Leaf(self.0 | READ_ONLY | UXN)
+    }
+
     /// A descriptor as read from a level 3 table; `None` if it is not valid.
     #[inline]
     pub const fn from_bits(descriptor: u64) -> Option<Leaf> {

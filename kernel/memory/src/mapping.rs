@@ -266,6 +266,7 @@ impl Mappings {
     }
 
     /// Inserts a mapping where nothing is mapped, and merges it with its neighbours. Room for one must be reserved.
+    #[inline(always)]
     pub fn insert(&mut self, mapping: Mapping) {
         let index = self.after(mapping.start);
         if index > 0 && self.list[index - 1].joins(&mapping) {
@@ -435,28 +436,27 @@ impl Mappings {
                 return Some(hint);
             }
         }
-        let stack = self
-            .list
-            .iter()
-            .rev()
-            .find(|mapping| mapping.region == Region::Stack);
-        let below = stack.map_or(TOP, |stack| {
-            stack.start.min(stack.end.saturating_sub(reserve))
+        let all = self.list.len();
+        let stack = self.list.iter().rposition(|m| m.region == Region::Stack);
+        let (below, above) = stack.map_or((TOP, TOP), |stack| {
+            let stack = &self.list[stack];
+            let room = stack.end.saturating_sub(reserve);
+            (stack.start.min(room), stack.end)
         });
-        let above = stack.map_or(TOP, |stack| stack.end);
+        let below = || self.highest(len, MAP_MIN, below, stack.unwrap_or(all));
+        let above = || self.highest(len, above, TOP, all);
         if len < L3_SPAN {
-            let found = self.highest(len, MAP_MIN, below);
-            found.or_else(|| self.highest(len, above, TOP))
+            below().or_else(above)
         } else {
-            let found = self.highest(len, above, TOP);
-            found.or_else(|| self.highest(len, MAP_MIN, below))
+            above().or_else(below)
         }
     }
 
-    /// The highest hole of `len` bytes in a range.
-    fn highest(&self, len: u64, low: u64, high: u64) -> Option<u64> {
+    /// The highest hole of `len` bytes in a range, in which only the first `count` mappings may lie.
+    #[inline]
+    fn highest(&self, len: u64, low: u64, high: u64, count: usize) -> Option<u64> {
         let mut top = high;
-        for (index, mapping) in self.list[..self.after(high)].iter().enumerate().rev() {
+        for (index, mapping) in self.list[..count].iter().enumerate().rev() {
             if mapping.end <= low {
                 break;
             }

@@ -247,12 +247,12 @@ impl AddressSpace {
     ) {
         let mut kept = 0;
         for range in [&source, &target] {
-            kept +=
-                self.mark_tables(mem, range.start) + self.mark_tables(mem, range.end - PAGE_SIZE);
+            kept += self.mark_tables(mem, range.start, true)
+                + self.mark_tables(mem, range.end - PAGE_SIZE, true);
         }
         let (start, end) = (target.start, target.end);
         let Ok(()) = for_chunks::<M, Infallible>(&mem.mmu, self.root, start, end, |chunk| {
-            kept += self.mark_tables(mem, chunk.start);
+            kept += self.mark_tables(mem, chunk.start, true);
             Ok(())
         });
         mem.frames.commit.uncharge(less, kept);

@@ -363,11 +363,8 @@ impl AddressSpace {
         self.mappings.protect(start, end, prot);
         let _ = flush.complete(mmu);
         self.charged += more;
-        if old.tables != new.tables {
-            let Ok(()) = for_chunks::<M, Infallible>(mmu, self.root, start, end, |chunk| {
-                self.mark_tables(mem, chunk.start);
-                Ok(())
-            });
+        if !old.same_tables(new) {
+            self.mark_range(mem, start, end, old.l2_tables != new.l2_tables);
         }
         Ok(Protected {
             tightened,
@@ -384,6 +381,7 @@ impl AddressSpace {
 
     /// Makes the level 3 tables at the edges of a range that is about to go this address space's
     /// own, where they also serve pages that stay. What lies between goes with its table.
+    #[inline(always)]
     pub(crate) fn own_edges<M: Mmu>(
         &self,
         mem: &Memory<M>,
@@ -391,12 +389,20 @@ impl AddressSpace {
         end: u64,
     ) -> Result<(), OutOfMemory> {
         let (first, last) = (start & !(L3_SPAN - 1), block_end(end - 1, L3_SPAN));
-        for (at, from, to) in [(start, first, start), (end - 1, end, last)] {
-            if self.is_shared(mem, at) && self.mappings.any_in(from, to) {
-                self.own_table(mem, at)?;
-            }
+        let edge = |at, from, to| match self.mappings.any_in(from, to) {
+            true => self.own_table(mem, at),
+            false => Ok(()),
+        };
+        if self.is_shared(mem, start) {
+            edge(start, first, start)?;
+        } else if last - first == L3_SPAN {
+            // The same table at both ends.
+            return Ok(());
         }
-        Ok(())
+        match self.is_shared(mem, end - 1) {
+            true => edge(end - 1, end, last),
+            false => Ok(()),
+        }
     }
 
     #[inline]
@@ -405,6 +411,7 @@ impl AddressSpace {
     }
 
     /// Makes the level 3 table of an address, if there is one, this address space's own.
+    #[inline(never)]
     pub(crate) fn own_table<M: Mmu>(&self, mem: &Memory<M>, va: u64) -> Result<(), OutOfMemory> {
         if self.is_shared(mem, va) {
             let owned = self.own(mem, va)?;
@@ -424,12 +431,12 @@ fn narrowed(leaf: Leaf, prot: Prot) -> Option<Leaf> {
     if leaf.within(prot) {
         return None;
     }
-    let cow = match leaf.accessible() {
-        true => leaf.cow(),
-        // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault would have no
-        // better name for it.
-        false => leaf.content() != Content::Shared,
-    };
+    if leaf.accessible() {
+        return Some(leaf.read_only());
+    }
+    // PROT_NONE is over. Reading is safe whoever shares the frame, and a fault would have no better
+    // name for it.
+    let cow = leaf.content() != Content::Shared;
     Some(leaf.with(Rights::Read { exec: false, cow }))
 }
 

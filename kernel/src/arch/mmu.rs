@@ -337,13 +337,27 @@ impl Mmu for Arch {
     /// As the default, but what it depends on is looked at once.
     #[inline]
     fn tlbi_leaves(&self, low: u64, high: u64, asid: u16) {
-        let pages = (low..high).step_by(4096);
         if has(REPEAT_TLBI) || traced() {
+            let pages = (low..high).step_by(4096);
             return pages.for_each(|va| self.tlbi(Tlbi::Vale1Is { va, asid }));
         }
         let mut operand = Tlbi::Vale1Is { va: low, asid }.operand();
         let last = Tlbi::Vale1Is { va: high, asid }.operand();
-        count_tlbis(last - operand);
+        let pages = last - operand;
+        count_tlbis(pages);
+        for _ in 0..pages / 8 {
+            // SAFETY: as of `instruction`.
+            unsafe {
+                asm!(
+                    ".rept 8",
+                    "tlbi vale1is, {0}",
+                    "add {0}, {0}, #1",
+                    ".endr",
+                    inout(reg) operand,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
         while operand < last {
             instruction!("tlbi vale1is, {}", operand);
             operand += 1;

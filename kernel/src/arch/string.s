@@ -1,4 +1,4 @@
-// memcpy and memset for the compiler's own use, in place of the generic ones, which copy word by
+// memcpy, memmove and memset for the compiler's own use, in place of the generic ones, which copy word by
 // word: a fault moves several structures of 50 to 100 bytes. General registers only, since the
 // others are the program's; unaligned accesses, so not before the MMU is on.
 
@@ -51,6 +51,27 @@ memcpy:
     strh    w7, [x5, #-2]
 8:  strb    w6, [x0]
 7:  ret
+
+// fn(to: *mut u8, from: *const u8, len) -> to. memcpy loads before it stores what may lie on it, if
+// that is further up; so if it is further down, this goes down, and stores the first 16 bytes last.
+    .global memmove
+memmove:
+    sub     x3, x0, x1
+    cmp     x3, x2
+    b.hs    memcpy
+    cmp     x2, #16
+    b.lo    memcpy
+    add     x4, x1, x2
+    add     x5, x0, x2
+    ldp     x6, x7, [x1]
+    subs    x2, x2, #16
+    b.eq    2f
+1:  ldp     x8, x9, [x4, #-16]!
+    stp     x8, x9, [x5, #-16]!
+    subs    x2, x2, #16
+    b.hi    1b
+2:  stp     x6, x7, [x0]
+    ret
 
 // fn(to: *mut u8, byte, len) -> to
     .global memset

@@ -60,7 +60,6 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     let files = process.files.lock().try_clone()?;
     let actions = signal::copy_actions(process)?;
     let credentials = process.credentials.lock().try_clone()?;
-    let limits = *process.limits.lock();
     let place = Place::new().ok_or(Errno::ENOMEM)?;
     let mode = process.state.lock().fork_mode;
     // All that may fail comes first. The address space is forked last, and that is on record before
@@ -79,7 +78,7 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         credentials: Lock::new(Rank::Credentials, credentials),
         report: AtomicU32::new(0),
         end_signal: AtomicU32::new(at_end),
-        limits: Lock::new(Rank::Limits, limits),
+        limits: Lock::new(Rank::Limits, *process.limits.lock()),
         timers: timers::Timers::default(),
         usage: usage::OfProcess::default(),
         death_signal: AtomicU32::new(0),
@@ -107,6 +106,10 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
     });
     let thread = new_thread(pid, &child, None, frame, clone)?;
     let tell = |mode, space: &Space, counts: ForkCounts| {
+        // The user's stack need not be walked for nobody.
+        if !trace::enabled(trace::FORK) {
+            return;
+        }
         trace::emit(Event::Fork(Fork {
             mode,
             parent: process.pid,
@@ -212,10 +215,13 @@ fn new_thread(
     let flags = clone.flags as u32;
     let parent = current();
     parent.save_user_state();
-    let mut start = Start {
-        frame: *frame,
+    let start = Start {
+        frame,
         fp: parent.fp(),
-        thread_pointer: parent.thread_pointer(),
+        thread_pointer: match flags & CLONE_SETTLS != 0 {
+            true => clone.tls,
+            false => parent.thread_pointer(),
+        },
         blocked: parent.signals.blocked(),
         signal_stack: if flags & (CLONE_VM | CLONE_VFORK) == CLONE_VM {
             signal::AlternateStack::NONE
@@ -224,14 +230,13 @@ fn new_thread(
         },
         ..Start::default()
     };
-    start.frame.x[0] = 0;
-    if clone.stack != 0 {
-        start.frame.sp = clone.stack;
-    }
-    if flags & CLONE_SETTLS != 0 {
-        start.thread_pointer = clone.tls;
-    }
     let thread = Thread::new(tid, process.clone(), space, &start)?;
+    // SAFETY: nobody runs the thread yet, and nobody else knows it.
+    let registers = unsafe { &mut *thread.user_frame() };
+    registers.x[0] = 0;
+    if clone.stack != 0 {
+        registers.sp = clone.stack;
+    }
     if flags & CLONE_CHILD_SETTID != 0 {
         thread
             .set_child_tid

@@ -69,6 +69,7 @@ pub fn descriptors() -> usize {
 
 /// Whether the current process may map `more` bytes (RLIMIT_AS), which count as data if `data`
 /// (RLIMIT_DATA), in place of `replaced` bytes that are mapped.
+#[inline]
 pub fn may_map(space: &Space, more: u64, replaced: u64, data: bool) -> bool {
     let (all, some) = {
         let thread = current();
@@ -78,6 +79,17 @@ pub fn may_map(space: &Space, more: u64, replaced: u64, data: bool) -> bool {
     if all == INFINITY && (some == INFINITY || !data) {
         return true;
     }
+    may_map_within(space, more, replaced, data, (all, some))
+}
+
+#[cold]
+fn may_map_within(
+    space: &Space,
+    more: u64,
+    replaced: u64,
+    data: bool,
+    (all, some): (u64, u64),
+) -> bool {
     let sizes = memory::sizes(space);
     // What is replaced counts only where there is not enough without it, as on Linux.
     let fits = |pages: u64, limit| {

@@ -94,21 +94,12 @@ impl Space {
 
     /// Makes a mapping, in place of what is mapped there.
     pub fn map(&self, mapping: Mapping) -> Result<(), Errno> {
-        self.map_at(|_| Ok(mapping)).map(drop)
+        self.map_locked(&mut self.lock(), mapping)
     }
 
-    /// Makes the mapping that `choose` wants, as long as nobody else changes the others; where it
-    /// starts.
-    pub fn map_at(
-        &self,
-        choose: impl FnOnce(&Inner) -> Result<Mapping, Errno>,
-    ) -> Result<u64, Errno> {
-        let mut inner = self.lock();
-        let mapping = choose(&inner)?;
-        self.map_locked(&mut inner, mapping)
-    }
-
-    fn map_locked(&self, inner: &mut Inner, mapping: Mapping) -> Result<u64, Errno> {
+    /// `map`, of who has the lock.
+    #[inline(always)]
+    pub fn map_locked(&self, inner: &mut Inner, mapping: Mapping) -> Result<(), Errno> {
         let (start, end) = (mapping.start, mapping.end);
         let told = trace::enabled(trace::MAP)
             .then(|| (self.describe(&mapping), inner.overlaps(start, end)));
@@ -119,7 +110,7 @@ impl Space {
             }
             trace::emit(Event::Map(event));
         }
-        Ok(start)
+        Ok(())
     }
 
     /// Removes all mappings in a range.
@@ -189,7 +180,7 @@ impl Space {
                 region: Region::Heap,
                 charged: false,
             };
-            self.map_locked(&mut inner, grown).map(drop)
+            self.map_locked(&mut inner, grown)
         } else if new < old {
             self.unmap_locked(&mut inner, new, old)
         } else {

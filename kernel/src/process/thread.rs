@@ -67,13 +67,13 @@ pub struct Thread {
 pub const ANY_CPU: usize = (1 << MAX_CPUS) - 1;
 
 /// How a thread starts.
-pub struct Start {
+pub struct Start<'a> {
     /// Where, in the kernel; the argument is the address of the thread's trap frame.
     pub entry: extern "C" fn(usize) -> !,
     /// The user's registers.
-    pub frame: TrapFrame,
+    pub frame: &'a TrapFrame,
     /// Its FP registers.
-    pub fp: fp::State,
+    pub fp: &'a fp::State,
     /// TPIDR_EL0.
     pub thread_pointer: u64,
     /// Signals that it blocks.
@@ -82,12 +82,19 @@ pub struct Start {
     pub signal_stack: signal::AlternateStack,
 }
 
-impl Default for Start {
+impl Default for Start<'_> {
     fn default() -> Self {
         Start {
             entry: enter,
-            frame: TrapFrame::default(),
-            fp: fp::State::new(),
+            frame: const {
+                &TrapFrame {
+                    x: [0; 31],
+                    sp: 0,
+                    pc: 0,
+                    pstate: 0,
+                }
+            },
+            fp: const { &fp::State::new() },
             thread_pointer: 0,
             blocked: 0,
             signal_stack: signal::AlternateStack::NONE,
@@ -126,13 +133,13 @@ impl Thread {
         tid: u32,
         process: Arc<Process>,
         space: Option<Arc<Space>>,
-        start: &Start,
+        start: &Start<'_>,
     ) -> Result<Arc<Thread>, Errno> {
         let place = Place::new().ok_or(Errno::ENOMEM)?;
         let stack = KernelStack::new().ok_or_else(space::no_frame)?;
         let frame = frame_of(&stack);
         // SAFETY: the top of a stack that nobody uses yet; it is large and aligned enough for a frame.
-        unsafe { frame.write(start.frame) };
+        unsafe { frame.write(*start.frame) };
         Ok(place.fill(|| Thread {
             tid: AtomicU32::new(tid),
             process,
@@ -256,10 +263,10 @@ impl Thread {
         arch::context::set_thread_pointer(self.own.thread_pointer.get());
     }
 
-    /// A copy of the FP registers as they were last saved.
-    pub fn fp(&self) -> fp::State {
+    /// The FP registers as they were last saved.
+    pub fn fp(&self) -> &fp::State {
         // SAFETY: as in `save_user_state`.
-        unsafe { (*self.own.fp.get()).clone() }
+        unsafe { &*self.own.fp.get() }
     }
 
     /// Gives the thread, which is current, these FP registers.

@@ -109,27 +109,28 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     if !limits::may_map(space, len, replaced, !shared && prot.contains(Prot::WRITE)) {
         return Err(Errno::ENOMEM);
     }
-    space.map_at(|inner| {
-        let start = match fixed {
-            Some(range) => {
-                if flags & MAP_FIXED_NOREPLACE != 0 && inner.overlaps(range.start, range.end) {
-                    return Err(Errno::EEXIST);
-                }
-                range.start
+    let mut inner = space.lock();
+    let start = match fixed {
+        Some(range) => {
+            if flags & MAP_FIXED_NOREPLACE != 0 && inner.overlaps(range.start, range.end) {
+                return Err(Errno::EEXIST);
             }
-            None => inner.map.find_free(len, hint).ok_or(Errno::ENOMEM)?,
-        };
-        Ok(Mapping {
-            start,
-            end: start + len,
-            prot,
-            shared,
-            may_write,
-            backing,
-            region: Region::Mmap,
-            charged: false,
-        })
-    })
+            range.start
+        }
+        None => inner.map.find_free(len, hint).ok_or(Errno::ENOMEM)?,
+    };
+    let mapping = Mapping {
+        start,
+        end: start + len,
+        prot,
+        shared,
+        may_write,
+        backing,
+        region: Region::Mmap,
+        charged: false,
+    };
+    space.map_locked(&mut inner, mapping)?;
+    Ok(start)
 }
 
 /// mmap with MAP_POPULATE. As on Linux (mm/gup.c, `populate_vma_page_range`) what is private is

@@ -29,6 +29,8 @@ use wire::frame::{Body, MAX_CONTENT};
 
 /// The kind of fault events.
 pub const FAULT: usize = kind("fault");
+/// The kind of forks.
+pub const FORK: usize = kind("fork");
 /// The kind of thread switches.
 pub const SWITCH: usize = kind("switch");
 /// The kinds that are of `trace=mmu` only.

@@ -159,7 +159,7 @@ fn put<T: user::Plain>(at: u64, value: &T) -> Result<(), Fault> {
 fn write_fp(thread: &Current, at: u64) -> Result<u64, Fault> {
     thread.save_user_state();
     put(at, &header(FP_MAGIC, FP_LEN))?;
-    let fp = thread.fp();
+    let fp = thread.fp().clone();
     let (fpsr, fpcr) = fp.control();
     write(at.wrapping_add(8), &fpsr.to_le_bytes())?;
     write(at.wrapping_add(12), &fpcr.to_le_bytes())?;
