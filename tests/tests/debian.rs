@@ -16,6 +16,8 @@ const PROGRAMS: &[&[&str]] = &[
     &["files"],
     &["polls"],
     &["sockets"],
+    &["filemaps"],
+    &["limits"],
     &["splices"],
     &["syscalls"],
     &["mapping"],

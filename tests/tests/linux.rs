@@ -553,8 +553,8 @@ fn users_and_limits() {
     }
 }
 
-/// `cowscope run --package busybox-static -- WORDS`, with this as standard input.
-fn run(words: &[&str], input: &[u8]) -> Output {
+/// `cowscope run --board BOARD --package busybox-static -- WORDS`, with this as standard input.
+fn run(board: &str, words: &[&str], input: &[u8]) -> Output {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut child = cowscope()
         .args([
@@ -563,6 +563,8 @@ fn run(words: &[&str], input: &[u8]) -> Output {
             folder.path().join("trace.cow").to_str().expect("UTF-8"),
             "--quiet",
             "--no-report",
+            "--board",
+            board,
             "--package",
             "busybox-static",
             "--",
@@ -587,7 +589,11 @@ fn the_tools_streams_are_the_programs() {
     let root = root(&["busybox-static"]);
     assert!(root.join("bin/sh").exists());
     let script = "echo out; echo err >&2; cat; exit 3";
-    let output = run(&["sh", "-c", script], b"in \xff\xff\xec\0 \"two\"\n");
+    let output = run(
+        "virt",
+        &["sh", "-c", script],
+        b"in \xff\xff\xec\0 \"two\"\n",
+    );
     assert_eq!(output.stdout, b"out\nin \xff\xff\xec\0 \"two\"\n");
     assert_eq!(output.stderr, b"err\n");
     assert_eq!(output.status.code(), Some(3));
@@ -597,10 +603,14 @@ fn the_tools_streams_are_the_programs() {
 fn a_long_input_arrives_whole() {
     let mut input = vec![0; 1 << 20];
     fastrand::Rng::with_seed(5).fill(&mut input);
-    let output = run(&["cat"], &input);
-    assert!(output.stdout == input, "{} bytes came", output.stdout.len());
-    assert_eq!(
-        (output.stderr.as_slice(), output.status.code()),
-        (&b""[..], Some(0))
-    );
+    for board in ["virt", "raspi3b", "raspi4b"] {
+        let output = run(board, &["cat"], &input);
+        let came = output.stdout.len();
+        assert!(output.stdout == input, "{board}: {came} bytes came");
+        assert_eq!(
+            (output.stderr.as_slice(), output.status.code()),
+            (&b""[..], Some(0)),
+            "{board}"
+        );
+    }
 }

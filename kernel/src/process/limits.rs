@@ -38,6 +38,14 @@ impl Limits {
         Limits(limits)
     }
 
+    /// One second more of RLIMIT_CPU, unless somebody has changed the soft limit meanwhile.
+    pub fn allow_second(&mut self, soft: u64) {
+        let (limit, _) = &mut self.0[RLIMIT_CPU as usize];
+        if *limit == soft {
+            *limit += 1;
+        }
+    }
+
     /// Soft and hard.
     pub fn get(&self, resource: u32) -> (u64, u64) {
         self.0[resource as usize]
@@ -74,7 +82,12 @@ pub fn may_map(space: &Space, more: u64, replaced: u64, data: bool) -> bool {
     let (all, some) = {
         let thread = current();
         let limits = thread.process.limits.lock();
-        (limits.get(RLIMIT_AS).0, limits.get(RLIMIT_DATA).0)
+        // As on Linux: some programs set it to 0, so that the break stays, and use mmap.
+        let data = match limits.get(RLIMIT_DATA) {
+            (0, hard) => hard,
+            (soft, _) => soft,
+        };
+        (limits.get(RLIMIT_AS).0, data)
     };
     if all == INFINITY && (some == INFINITY || !data) {
         return true;

@@ -96,8 +96,6 @@ struct State {
     /// ITIMER_VIRTUAL and ITIMER_PROF.
     cpu: [Setting; 2],
     numbered: Vec<Option<Timer>>,
-    /// When the next SIGXCPU is due, in ticks of CPU time; 0: by the limit.
-    next_limit: u64,
 }
 
 impl Default for Timers {
@@ -267,18 +265,10 @@ fn look_at_cpu_time(process: &Process) {
     let ticks = |seconds: u64| seconds.saturating_mul(time::hz());
     if hard != limits::INFINITY && used.time() >= ticks(hard) {
         signal::send_info(process, Info::kernel(SIGKILL));
-    } else if soft != limits::INFINITY {
-        let due = {
-            let mut state = process.timers.state.lock();
-            let due = used.time() >= ticks(soft).max(state.next_limit);
-            if due {
-                state.next_limit = used.time().saturating_add(time::hz());
-            }
-            due
-        };
-        if due {
-            signal::send_info(process, Info::kernel(SIGXCPU));
-        }
+    } else if soft != limits::INFINITY && used.time() >= ticks(soft) {
+        // The next one is due in a second.
+        process.limits.lock().allow_second(soft);
+        signal::send_info(process, Info::kernel(SIGXCPU));
     }
 }
 

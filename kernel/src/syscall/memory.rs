@@ -14,7 +14,7 @@ use linux_raw_sys::general::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NONBLOCK, MAP_PRIVATE, MAP_SHARED,
     MAP_SHARED_VALIDATE, MAP_TYPE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
     MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC,
-    PROT_READ, PROT_WRITE,
+    PROT_READ, PROT_WRITE, RLIMIT_DATA,
 };
 use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
@@ -52,6 +52,11 @@ pub fn brk(frame: &TrapFrame, wanted: u64) -> Result {
     let thread = current();
     let space = space(&thread)?;
     let before = space.set_break(0);
+    // The heap itself is data, even where RLIMIT_DATA lets mmap pass.
+    let most = limits::soft(&thread.process, RLIMIT_DATA);
+    if wanted > before && wanted - space.lock().heap.0 > most {
+        return Ok(before);
+    }
     if wanted > before && !limits::may_map(space, wanted - before, 0, true) {
         return Ok(before);
     }
