@@ -33,6 +33,14 @@ fn the_programs_that_check_themselves() {
     }
 }
 
+/// What a splice cannot move stays where it is, whoever reads beside it on another CPU.
+#[test]
+fn splices_keep_the_order() {
+    let run = virt().cpus(4).run(&["splices"]);
+    run.expect_status(0);
+    assert!(run.stdout().contains("two readers, in order: true\n"));
+}
+
 /// A program forks in all three ways in one run, and its children as they inherited; the trace
 /// says which, and follows each.
 #[test]

@@ -42,6 +42,10 @@ struct State {
     pages: VecDeque<Page>,
     /// Memory of a page that was read, for a later one.
     spare: Vec<u8>,
+    /// Somebody holds the first page: whether it is a packet.
+    held: Option<bool>,
+    /// Pages that somebody is about to bring.
+    reserved: usize,
     capacity: usize,
     readers: usize,
     writers: usize,
@@ -63,6 +67,98 @@ pub struct End {
     seen: u64,
 }
 
+/// The first page of a pipe, with all that follows. Whoever reads waits until it is dropped: what is
+/// not taken has never left its place.
+pub struct Held<'a> {
+    end: &'a End,
+    /// The page is a packet.
+    pub packet: bool,
+    used: usize,
+}
+
+impl Held<'_> {
+    /// Copies what follows the first `skip` bytes, which all stay.
+    pub fn peek(&self, mut skip: usize, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for page in &self.end.pipe.state.lock().pages {
+            let bytes = page.bytes();
+            let rest = &bytes[skip.min(bytes.len())..];
+            skip -= skip.min(bytes.len());
+            let count = rest.len().min(to.len() - done);
+            to[done..done + count].copy_from_slice(&rest[..count]);
+            done += count;
+        }
+        done
+    }
+
+    /// Copies bytes of the first page.
+    pub fn first(&self, to: &mut [u8]) -> usize {
+        let state = self.end.pipe.state.lock();
+        let bytes = state.pages.front().map_or(&[][..], Page::bytes);
+        let count = bytes.len().min(to.len());
+        to[..count].copy_from_slice(&bytes[..count]);
+        count
+    }
+
+    /// So many bytes of the first page have been read.
+    pub fn take(mut self, count: usize) {
+        self.used = count;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut state = self.end.pipe.state.lock();
+        state.held = None;
+        if let Some(page) = state.pages.front_mut() {
+            page.packet = self.packet;
+            page.start += self.used;
+            if page.len() == 0 {
+                state.emptied();
+            }
+        }
+        state.wait_read.wake_all();
+        state.wait_write.wake_all();
+        drop(state);
+        self.end.pipe.watchers.notify(POLLIN | POLLOUT);
+    }
+}
+
+/// Room for a page in a pipe, so that what is taken from elsewhere for it gets there.
+pub struct Room<'a>(&'a End);
+
+impl Room<'_> {
+    /// Fills it with the first `count` bytes. EPIPE if nobody will read them.
+    pub fn put(self, bytes: Vec<u8>, count: usize) -> Result<(), Errno> {
+        let mut state = self.0.pipe.state.lock();
+        if state.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        if state.is_empty() {
+            state.pages.clear();
+        }
+        state.pages.push_back(Page {
+            bytes,
+            end: count,
+            ..Page::default()
+        });
+        state.wait_read.wake_all();
+        drop(state);
+        self.0.pipe.watchers.notify(POLLIN);
+        Ok(())
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.pipe.state.lock();
+        state.reserved -= 1;
+        state.wait_write.wake_all();
+        drop(state);
+        self.0.pipe.watchers.notify(POLLOUT);
+    }
+}
+
 /// Which ends of a FIFO an open asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
@@ -81,6 +177,8 @@ impl Pipe {
                 State {
                     pages: VecDeque::new(),
                     spare: Vec::new(),
+                    held: None,
+                    reserved: 0,
                     capacity: PAGES,
                     readers: 0,
                     writers: 0,
@@ -236,7 +334,7 @@ impl End {
         let state = self.pipe.state.lock();
         let mut events = 0;
         if self.read {
-            if !state.is_empty() {
+            if state.is_readable() {
                 events |= POLLIN | POLLRDNORM;
             }
             if state.writers == 0 && state.opened[1] != self.seen {
@@ -254,22 +352,22 @@ impl End {
         events
     }
 
-    /// Waits until there is something to read, or nobody will write.
-    pub fn wait_data(&self, nonblocking: bool) -> Result<(), Errno> {
+    /// Waits until there is something to read; false: nobody will write.
+    pub fn wait_data(&self, nonblocking: bool) -> Result<bool, Errno> {
         if !self.read {
             return Err(Errno::EBADF);
         }
         let mut state = self.pipe.state.lock();
-        if state.is_empty() {
+        if !state.is_readable() {
             loop {
-                if state.writers == 0 {
-                    return Ok(());
+                if state.is_empty() && state.writers == 0 {
+                    return Ok(false);
                 }
                 if nonblocking {
                     return Err(Errno::EAGAIN);
                 }
                 state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
-                if !state.is_empty() {
+                if state.is_readable() {
                     break;
                 }
                 if thread::current().interrupted() {
@@ -279,7 +377,7 @@ impl End {
         }
         // The wake-up may have been meant for a reader, who finds the data still there.
         state.wait_read.wake_all();
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until a page can be written.
@@ -302,38 +400,35 @@ impl End {
         }
     }
 
-    /// Copies what follows the first `skip` bytes, which all stay.
-    pub fn peek(&self, mut skip: usize, to: &mut [u8]) -> usize {
-        let mut done = 0;
-        for page in &self.pipe.state.lock().pages {
-            let bytes = page.bytes();
-            let rest = &bytes[skip.min(bytes.len())..];
-            skip -= skip.min(bytes.len());
-            let count = rest.len().min(to.len() - done);
-            to[done..done + count].copy_from_slice(&rest[..count]);
-            done += count;
+    /// Room for a page. EAGAIN if there is none.
+    pub fn room(&self) -> Result<Room<'_>, Errno> {
+        let mut state = self.pipe.state.lock();
+        if state.is_full() {
+            return Err(Errno::EAGAIN);
         }
-        done
+        let reserved = state.reserved + 1;
+        let reserve = state.pages.try_reserve(reserved);
+        reserve.map_err(|_| Errno::ENOMEM)?;
+        state.reserved = reserved;
+        Ok(Room(self))
     }
 
-    /// Undoes a read of `bytes`, but for the first `kept`: for a moment the pipe may hold a page
-    /// more than it should. Between the two somebody else may have read what comes after.
-    pub fn put_back(&self, bytes: Vec<u8>, kept: usize) -> Result<(), Errno> {
+    /// Holds the first page, which nobody else reads until then. `None`: there is none to read.
+    pub fn hold(&self) -> Option<Held<'_>> {
         let mut state = self.pipe.state.lock();
-        state.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        if state.is_empty() {
-            state.pages.clear();
+        if !state.is_readable() {
+            return None;
         }
-        state.pages.push_front(Page {
-            end: bytes.len(),
-            bytes,
-            start: kept,
-            packet: false,
-        });
-        state.wait_read.wake_all();
+        // What is marked so is read the long way, and nothing is added to it.
+        let page = state.pages.front_mut()?;
+        let packet = core::mem::replace(&mut page.packet, true);
+        state.held = Some(packet);
         drop(state);
-        self.pipe.watchers.notify(POLLIN);
-        Ok(())
+        Some(Held {
+            end: self,
+            packet,
+            used: 0,
+        })
     }
 
     /// Reads what there is; waits for the first byte unless `nonblocking`.
@@ -343,21 +438,21 @@ impl End {
         }
         let mut state = self.pipe.state.lock();
         loop {
-            if !state.is_empty() {
+            if state.is_readable() {
                 let done = state.take(to);
                 state.wait_write.wake_all();
                 drop(state);
                 self.pipe.watchers.notify(POLLOUT);
                 return done;
             }
-            if state.writers == 0 {
+            if state.is_empty() && state.writers == 0 {
                 return Ok(0);
             }
             if nonblocking {
                 return Err(Errno::EAGAIN);
             }
             state = WaitQueue::wait(&self.pipe.state, state, |state| &mut state.wait_read);
-            if state.is_empty() && thread::current().interrupted() {
+            if !state.is_readable() && thread::current().interrupted() {
                 return Err(Errno::EINTR);
             }
         }
@@ -420,6 +515,16 @@ impl End {
 
     /// Writes all of it; waits for room unless `nonblocking`.
     pub fn write(&self, from: &mut Buffer<'_>, nonblocking: bool) -> Result<usize, Errno> {
+        self.write_as(from, nonblocking, self.packets)
+    }
+
+    /// The same, as packets or not, whatever the end's flag says.
+    pub fn write_as(
+        &self,
+        from: &mut Buffer<'_>,
+        nonblocking: bool,
+        packets: bool,
+    ) -> Result<usize, Errno> {
         let mut done = 0;
         let mut result = Ok(());
         let mut state = self.pipe.state.lock();
@@ -427,7 +532,7 @@ impl End {
             return Ok(0);
         }
         let odd = from.left() % PAGE;
-        if state.readers > 0 && odd > 0 && !self.packets {
+        if state.readers > 0 && odd > 0 && !packets {
             match state.append(odd, |to| from.take(to)) {
                 Ok(count) => done += count,
                 Err(error) => return Err(error),
@@ -440,7 +545,7 @@ impl End {
             }
             if !state.is_full() {
                 let count = from.left().min(PAGE);
-                match state.add(count, self.packets, |to| from.take(to)) {
+                match state.add(count, packets, |to| from.take(to)) {
                     Ok(count) => done += count,
                     Err(error) => {
                         result = Err(error);
@@ -491,9 +596,15 @@ impl State {
         self.used() == 0
     }
 
+    /// Something is there that nobody holds.
+    #[inline]
+    fn is_readable(&self) -> bool {
+        self.held.is_none() && !self.is_empty()
+    }
+
     #[inline]
     fn is_full(&self) -> bool {
-        self.used() >= self.capacity
+        self.used() + self.reserved >= self.capacity
     }
 
     /// Moves what there is to the reader.
@@ -580,7 +691,7 @@ impl State {
     #[inline(never)]
     fn fresh(&mut self) -> Option<&mut Page> {
         if self.pages.is_empty() || !self.is_empty() {
-            self.pages.try_reserve(1).ok()?;
+            self.pages.try_reserve(1 + self.reserved).ok()?;
             self.pages.push_back(Page {
                 bytes: core::mem::take(&mut self.spare),
                 ..Page::default()

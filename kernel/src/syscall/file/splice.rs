@@ -49,7 +49,7 @@ fn with_signal<T>(result: Fallible<T>) -> Fallible<T> {
     result
 }
 
-/// Memory for a step.
+/// Memory for a step: of at most a page.
 fn step_buffer(len: usize) -> Fallible<Vec<u8>> {
     let len = len.min(STEP);
     let mut bytes = Vec::new();
@@ -66,26 +66,32 @@ fn partial(done: usize, result: Fallible<()>) -> Result {
     }
 }
 
-/// Moves bytes out of a pipe. What `to` does not take goes back to the front.
+/// Moves bytes out of a pipe, page by page: `to` is told how much came before, and whether it is a
+/// packet. What it does not take stays where it is, and nobody else reads it meanwhile.
 fn from_pipe(
     from: &End,
     len: usize,
     nonblocking: bool,
-    mut to: impl FnMut(&mut Buffer<'_>, u64) -> Fallible<usize>,
+    mut to: impl FnMut(&mut Buffer<'_>, u64, bool) -> Fallible<usize>,
 ) -> Result {
     let mut done = 0;
     while done < len {
-        let mut bytes = step_buffer(len - done)?;
-        let got = match from.read(&mut Buffer::kernel(&mut bytes), nonblocking || done > 0) {
-            Ok(0) => break,
-            Ok(got) => got,
+        let Some(held) = from.hold() else {
+            if done > 0 || !from.wait_data(nonblocking)? {
+                break;
+            }
+            continue;
+        };
+        let mut bytes = match step_buffer(len - done) {
+            Ok(bytes) => bytes,
             Err(error) => return partial(done, Err(error)),
         };
-        bytes.truncate(got);
+        let got = held.first(&mut bytes);
         let mut written = 0;
         let mut result = Ok(());
         while written < got {
-            match to(&mut Buffer::kernel(&mut bytes[written..]), done as u64) {
+            let mut rest = Buffer::kernel(&mut bytes[written..got]);
+            match to(&mut rest, done as u64, held.packet) {
                 Ok(0) => break,
                 Ok(count) => {
                     written += count;
@@ -97,8 +103,8 @@ fn from_pipe(
                 }
             }
         }
+        held.take(written);
         if written < got {
-            from.put_back(bytes, written)?;
             return partial(done, result);
         }
     }
@@ -119,8 +125,27 @@ fn into_pipe(
     let start = at.or_else(|| from.regular().map(|_| *from.position()));
     let mut done = 0;
     let mut result = Ok(());
-    while done < len && to.wait_room(true).is_ok() {
-        let mut bytes = step_buffer(len - done)?;
+    while done < len {
+        // Before anything is taken for it.
+        let room = match to.room() {
+            Ok(room) => room,
+            // Somebody else was there first.
+            Err(Errno::EAGAIN) if done == 0 => {
+                with_signal(to.wait_room(nonblocking))?;
+                continue;
+            }
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
+        let mut bytes = match step_buffer(len - done) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        };
         let mut buffer = Buffer::kernel(&mut bytes);
         let place = start.map(|start| start + done as u64);
         // As from a file's pages, each of which goes to a page of the pipe's.
@@ -137,10 +162,8 @@ fn into_pipe(
                 break;
             }
         };
-        // What is no file has given it away: then it sleeps if somebody else took the room.
-        let written = to.write(&mut Buffer::kernel(&mut bytes[..got]), start.is_some());
-        match with_signal(written) {
-            Ok(count) => done += count,
+        match with_signal(room.put(bytes, got)) {
+            Ok(()) => done += got,
             Err(error) => {
                 result = Err(error);
                 break;
@@ -188,8 +211,8 @@ pub fn splice(input: u64, in_at: u64, output: u64, out_at: u64, len: u64, flags:
         let nonblocking = flag || from.nonblocking() || to.nonblocking();
         loop {
             both_ready(source, target, nonblocking)?;
-            let done = from_pipe(source, transfer(len), true, |bytes, _| {
-                with_signal(target.write(bytes, true))
+            let done = from_pipe(source, transfer(len), true, |bytes, _, packet| {
+                with_signal(target.write_as(bytes, true, packet))
             });
             match done {
                 // Somebody else was there first.
@@ -215,9 +238,11 @@ pub fn splice(input: u64, in_at: u64, output: u64, out_at: u64, len: u64, flags:
     }
     let len = transfer(len);
     let done = match (source, target) {
-        (Some(source), _) => from_pipe(source, len, flag || from.nonblocking(), |bytes, done| {
-            to.write(bytes, at.map(|at| at + done))
-        })?,
+        (Some(source), _) => {
+            from_pipe(source, len, flag || from.nonblocking(), |bytes, done, _| {
+                to.write(bytes, at.map(|at| at + done))
+            })?
+        }
         (_, Some(target)) => into_pipe(&from, at, target, len, flag, flag || to.nonblocking())?,
         _ => return Err(Errno::EINVAL),
     };
@@ -236,21 +261,26 @@ fn both_ready(source: &End, target: &End, nonblocking: bool) -> Fallible<()> {
 
 /// Copies what is in a pipe to another one, as far as there is room; 0 if nobody will write any more.
 fn copy_pipe(source: &End, target: &End, len: usize) -> Result {
+    let Some(held) = source.hold() else {
+        // EAGAIN, unless this is the end.
+        source.wait_data(true)?;
+        return Ok(0);
+    };
     let mut done = 0;
     while done < len {
-        let mut bytes = step_buffer(len - done)?;
-        let got = source.peek(done, &mut bytes);
+        let mut bytes = match step_buffer(len - done) {
+            Ok(bytes) => bytes,
+            Err(error) => return partial(done, Err(error)),
+        };
+        let got = held.peek(done, &mut bytes);
         if got == 0 {
             break;
         }
-        match with_signal(target.write(&mut Buffer::kernel(&mut bytes[..got]), true)) {
+        let mut copy = Buffer::kernel(&mut bytes[..got]);
+        match with_signal(target.write_as(&mut copy, true, false)) {
             Ok(count) => done += count,
             Err(error) => return partial(done, Err(error)),
         }
-    }
-    if done == 0 {
-        // EAGAIN, unless this is the end.
-        source.wait_data(true)?;
     }
     Ok(done as u64)
 }
@@ -304,5 +334,5 @@ pub fn vmsplice(fd: u64, vector: u64, count: u64, flags: u32) -> Result {
         return Ok(end.read(&mut buffer, nonblocking)? as u64);
     }
     with_signal(end.wait_room(nonblocking))?;
-    Ok(with_signal(end.write(&mut buffer, true))? as u64)
+    Ok(with_signal(end.write_as(&mut buffer, true, false))? as u64)
 }

@@ -6,7 +6,9 @@
 use core::fmt::Display;
 use user::file::{self, Fd, Pipe};
 use user::linux::*;
-use user::{Args, OrFail, Result, println, signal, syscall};
+use user::net::{AF_UNIX, SOCK_STREAM};
+use user::process;
+use user::{Args, Errno, OrFail, Result, println, signal, syscall};
 
 user::program!(main, "usage: splices");
 
@@ -36,6 +38,10 @@ fn main(args: Args) {
     memory(&one);
     errors(file, &one, &two);
     ends(file);
+    sockets();
+    packets();
+    sleeping();
+    two_readers();
     call(__NR_unlinkat, [AT_FDCWD as usize, name, 0]).or_fail("unlink");
 }
 
@@ -189,4 +195,159 @@ fn ends(file: Fd) {
     show("no reader", splice(file, Some(&mut 0), two.writer, None, 1));
     show("tee without writer", tee(one.reader, two.writer, 1));
     show("vmsplice without reader", vmsplice(two.writer, &mut [0; 4]));
+}
+
+fn socket_pair() -> [Fd; 2] {
+    let mut ends: [Fd; 2] = [0; 2];
+    let kind = (SOCK_STREAM | O_NONBLOCK) as usize;
+    let to = ends.as_mut_ptr() as usize;
+    call(__NR_socketpair, [AF_UNIX as usize, kind, 0, to]).or_fail("socketpair");
+    ends
+}
+
+/// Two sockets, the first of which cannot send any more.
+fn full_socket() -> [Fd; 2] {
+    let ends = socket_pair();
+    while file::write(ends[0], &[b's'; 4096]).is_ok() {}
+    while file::write(ends[0], b"s").is_ok() {}
+    ends
+}
+
+fn close(fds: &[Fd]) {
+    for &fd in fds {
+        file::close(fd).or_fail("close");
+    }
+}
+
+fn show_read(case: &str, fd: Fd) {
+    let mut bytes = [0; 64];
+    match file::read(fd, &mut bytes) {
+        Ok(count) => println!(
+            "{case}: {}",
+            core::str::from_utf8(&bytes[..count]).unwrap_or("?")
+        ),
+        Err(errno) => println!("{case}: {errno}"),
+    }
+}
+
+fn sockets() {
+    let pipe = pipe();
+    let [full, reader] = full_socket();
+    file::write_all(pipe.writer, b"stays").or_fail("write");
+    show(
+        "to a full socket",
+        splice(pipe.reader, None, full, None, 10),
+    );
+    show_read("it is all there", pipe.reader);
+    close(&[full, reader]);
+    let [one, two] = socket_pair();
+    file::write_all(pipe.writer, b"travels").or_fail("write");
+    show("to a socket", splice(pipe.reader, None, one, None, 4));
+    show("and out of it", splice(two, None, pipe.writer, None, 100));
+    show_read("in order", pipe.reader);
+    show(
+        "nothing is there",
+        splice(two, None, pipe.writer, None, 100),
+    );
+    file::write_all(one, b"waits").or_fail("write");
+    let fill = [0u8; 4096];
+    call(
+        __NR_fcntl,
+        [pipe.writer as usize, F_SETFL as usize, O_NONBLOCK as usize],
+    )
+    .or_fail("fcntl");
+    while file::write(pipe.writer, &fill).is_ok() {}
+    show("to a full pipe", splice(two, None, pipe.writer, None, 100));
+    show_read("it is still in the socket", two);
+    close(&[one]);
+    show(
+        "to a socket that is gone",
+        splice(pipe.reader, None, two, None, 1),
+    );
+    close(&[two, pipe.reader, pipe.writer]);
+}
+
+/// A packet stays one, in its pipe and in the next.
+fn packets() {
+    let from = file::pipe2(O_DIRECT).or_fail("pipe");
+    let to = pipe();
+    let [full, reader] = full_socket();
+    for text in [b"first", b"other", b"third"] {
+        file::write_all(from.writer, text).or_fail("write");
+    }
+    show(
+        "a packet to a full socket",
+        splice(from.reader, None, full, None, 10),
+    );
+    show_read("a packet", from.reader);
+    show("packets", splice(from.reader, None, to.writer, None, 7));
+    show_read("one", to.reader);
+    show_read("and a part", to.reader);
+    show_read("the rest", from.reader);
+    file::write_all(to.writer, b"no packet").or_fail("write");
+    show("no packet", splice(to.reader, None, from.writer, None, 9));
+    let mut two = [0; 2];
+    for _ in 0..2 {
+        show("two bytes of it", file::read(from.reader, &mut two));
+    }
+    close(&[full, reader, from.reader, from.writer, to.reader, to.writer]);
+}
+
+extern "C" fn nothing(_: u32, _: &mut signal::Info, _: &mut signal::Context) {}
+
+/// A signal ends the sleep, for data and for room.
+fn sleeping() {
+    let (one, two) = (pipe(), pipe());
+    signal::set_action(SIGALRM, &signal::Action::call(nothing, 0)).or_fail("sigaction");
+    let soon = || {
+        let interval = [0u64, 0, 0, 30_000];
+        let at = interval.as_ptr() as usize;
+        call(__NR_setitimer, [ITIMER_REAL as usize, at, 0]).or_fail("setitimer");
+    };
+    let (from, to) = (one.reader as usize, two.writer as usize);
+    soon();
+    show("for data", call(__NR_splice, [from, 0, to, 0, 10, 0]));
+    soon();
+    show("tee, for data", call(__NR_tee, [from, to, 10, 0]));
+    for _ in 0..16 {
+        file::write_all(two.writer, &[0; 4096]).or_fail("write");
+    }
+    file::write_all(one.writer, b"here").or_fail("write");
+    soon();
+    show("for room", call(__NR_splice, [from, 0, to, 0, 10, 0]));
+    show_read("what was to go", one.reader);
+    close(&[one.reader, one.writer, two.reader, two.writer]);
+}
+
+/// Who reads beside a splice that cannot go on sees all in order.
+fn two_readers() {
+    const WORDS: u64 = 20_000;
+    let pipe = pipe();
+    let [full, other] = full_socket();
+    let writer = process::fork_child(|| {
+        for word in 1..=WORDS {
+            file::write_all(pipe.writer, &word.to_ne_bytes()).or_fail("write");
+        }
+        0
+    })
+    .or_fail("fork");
+    let splicer = process::fork_child(|| {
+        loop {
+            if splice(pipe.reader, None, full, None, 64) != Err(Errno::EAGAIN) {
+                return 1;
+            }
+        }
+    })
+    .or_fail("fork");
+    let mut in_order = true;
+    for word in 1..=WORDS {
+        let mut bytes = [0; 8];
+        let count = file::read(pipe.reader, &mut bytes).or_fail("read");
+        in_order &= count == 8 && u64::from_ne_bytes(bytes) == word;
+    }
+    println!("two readers, in order: {in_order}");
+    signal::kill(splicer, SIGKILL).or_fail("kill");
+    process::wait(splicer).or_fail("wait");
+    process::expect_success(writer);
+    close(&[full, other, pipe.reader, pipe.writer]);
 }
