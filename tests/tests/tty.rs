@@ -1,6 +1,7 @@
 //! `cowscope run` in a terminal: the shell's prompt, keys, job control, and the terminal afterwards.
 
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::cowscope;
@@ -122,6 +123,25 @@ fn job_control(terminal: &mut Terminal) {
     terminal.expect("/ # ");
 }
 
+/// ^S holds what is written, ^Q lets it go; neither is a key of the program's unless it says so.
+fn flow_control(terminal: &mut Terminal) {
+    run(terminal, "sleep 1; echo $((40 + 2))-held");
+    terminal.send("\x13");
+    // The sleep is over by then, or the machine is slow and there is nothing to see yet.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!terminal.screen().contains("42-held"));
+    terminal.send("\x11");
+    terminal.expect("42-held\r\n");
+    terminal.expect("/ # ");
+    run(
+        terminal,
+        "stty -icanon -ixon min 2; dd bs=10 count=1 2>/dev/null | od -An -tx1; stty icanon ixon",
+    );
+    terminal.send("\x13\x11");
+    terminal.expect(" 13 11\r\n");
+    terminal.expect("/ # ");
+}
+
 #[test]
 fn the_escape_leaves_the_machine() {
     let (mut terminal, _folder) = start(&["cat"]);
@@ -183,6 +203,15 @@ fn modes_of_the_terminal() {
     terminal.expect("xx\r\nover\r\n");
     terminal.expect("/ # ");
 
+    // Nothing at once, and what is there at once.
+    run(
+        &mut terminal,
+        "stty -icanon min 0 time 0; dd bs=10 count=1 2>/dev/null | wc -c; stty icanon min 1",
+    );
+    terminal.expect("0\r\n");
+    terminal.expect("/ # ");
+    flow_control(&mut terminal);
+
     // Who writes in the background is stopped, if the terminal is set so.
     terminal.send("stty tostop; echo background &\r");
     terminal.expect("/ # ");
@@ -197,7 +226,8 @@ fn modes_of_the_terminal() {
     terminal.send("awk '{ print \"stat\", $5 == $8, $6 != 0, $7 != 0 }' /proc/self/stat\r");
     terminal.expect("\r\nstat 1 1 1\r\n");
     terminal.expect("/ # ");
-    terminal.send("setsid awk '{ print \"stat\", $7, $8 }' /proc/self/stat\r");
+    // In a subshell it leads no group, and so need not fork: the prompt comes after it.
+    terminal.send("(setsid awk '{ print \"stat\", $7, $8 }' /proc/self/stat; true)\r");
     terminal.expect("\r\nstat 0 -1\r\n");
     terminal.expect("/ # ");
     terminal.send("exit\r");
