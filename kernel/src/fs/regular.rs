@@ -256,7 +256,7 @@ impl Regular {
             return Ok(());
         }
         cache.close_from(len);
-        let result = self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX);
+        let result = self.drop_mapped(len.next_multiple_of(PAGE_SIZE), u64::MAX, true);
         cache.set_len(mmu::memory(), len);
         result
     }
@@ -274,19 +274,24 @@ impl Regular {
         Ok(())
     }
 
-    /// fallocate: makes a range zeros, and gives its pages back.
+    /// fallocate: makes a range zeros, and gives its pages back. Copies that private mappings have made
+    /// stay, as on Linux.
     pub fn punch(&self, from: u64, to: u64) -> Result<(), Errno> {
         let _writing = self.writing.lock();
-        self.drop_mapped(from.next_multiple_of(PAGE_SIZE), to / PAGE_SIZE * PAGE_SIZE)?;
+        self.drop_mapped(
+            from.next_multiple_of(PAGE_SIZE),
+            to / PAGE_SIZE * PAGE_SIZE,
+            false,
+        )?;
         self.cache().punch(mmu::memory(), from, to).map_err(no_page)
     }
 
-    /// Drops pages of a range of the file from all mappings of it.
-    fn drop_mapped(&self, from: u64, to: u64) -> Result<(), Errno> {
+    /// Drops pages of a range of the file from all mappings of it, with their own `copies` or without.
+    fn drop_mapped(&self, from: u64, to: u64, copies: bool) -> Result<(), Errno> {
         if from >= to || Arc::strong_count(self.cache()) == 1 {
             return Ok(());
         }
-        space::drop_file_pages(self.cache(), from, to)
+        space::drop_file_pages(self.cache(), from, to, copies)
     }
 }
 

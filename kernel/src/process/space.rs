@@ -8,6 +8,7 @@ use crate::syscall::errno::Errno;
 use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
+use memory::descriptor::{Content, Leaf};
 use memory::{
     AddressSpace, Assigned, Backing, Dropped, ForkCounts, Handled, MapError, Mapping, Outcome,
     PAGE_SIZE, PageCache, Prot, Rank, Rare, Refusal, Region, Remap, Request, Root, RwLock,
@@ -134,12 +135,26 @@ impl Space {
         });
     }
 
-    /// Drops the pages of a range of a file.
-    fn drop_pages_of(&self, cache: &Arc<PageCache>, from: u64, to: u64) -> Result<(), Errno> {
+    /// Drops the pages of a range of a file, of this address space's own copies only if `copies`.
+    fn drop_pages_of(
+        &self,
+        cache: &Arc<PageCache>,
+        from: u64,
+        to: u64,
+        copies: bool,
+    ) -> Result<(), Errno> {
         let mut inner = self.lock();
         let mut at = 0;
         while let Some((start, end)) = inner.next_of(cache, from, to, at) {
-            at = end;
+            let end = match copies {
+                true => end,
+                false => inner.until_copy(start, end),
+            };
+            // Past the copy, if there is one.
+            at = end.max(start + PAGE_SIZE);
+            if start == end {
+                continue;
+            }
             let done = inner.map.discard(arch::mmu::memory(), start, end);
             let done = done.map_err(errno)?;
             trace::emit(Event::Discard {
@@ -418,15 +433,21 @@ impl Space {
 }
 
 /// Drops the pages of a range of a file from all address spaces, since the file has them no more.
-/// On an error some may be left: the pages as they were.
-pub fn drop_file_pages(cache: &Arc<PageCache>, from: u64, to: u64) -> Result<(), Errno> {
+/// Copies that a private mapping has made of them go too if `copies`. On an error some may be left: the
+/// pages as they were.
+pub fn drop_file_pages(
+    cache: &Arc<PageCache>,
+    from: u64,
+    to: u64,
+    copies: bool,
+) -> Result<(), Errno> {
     let mut result = Ok(());
     let mut pid = 0;
     while let Some(process) = table::next(pid) {
         pid = process.pid;
         let space = process.state.lock().memory.upgrade();
         if let Some(space) = space {
-            result = result.and(space.drop_pages_of(cache, from, to));
+            result = result.and(space.drop_pages_of(cache, from, to, copies));
             Space::release(space);
         }
     }
@@ -461,6 +482,16 @@ impl Inner {
         count
     }
 
+    /// The first page of a range that is a private copy; the range's end if there is none.
+    fn until_copy(&self, start: u64, end: u64) -> u64 {
+        let is_copy = |&va: &u64| {
+            let leaf = Leaf::from_bits(self.map.leaf(arch::mmu::memory(), va));
+            leaf.is_some_and(|leaf| leaf.content() == Content::Anon)
+        };
+        let mut pages = (start..end).step_by(PAGE_SIZE as usize);
+        pages.find(is_copy).unwrap_or(end)
+    }
+
     /// Where a range of a file is mapped: the first place that ends above address `at`.
     fn next_of(&self, cache: &Arc<PageCache>, from: u64, to: u64, at: u64) -> Option<(u64, u64)> {
         let mappings = self.map.mappings();
@@ -479,7 +510,7 @@ impl Inner {
                 return None;
             }
             let place = |at| mapping.start + (at - offset);
-            (place(end) > at).then(|| (place(start), place(end)))
+            (place(end) > at).then(|| (place(start).max(at), place(end)))
         })
     }
 
