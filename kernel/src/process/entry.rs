@@ -1,11 +1,12 @@
 //! The ways into this part of the kernel from the exception vectors.
 
-use super::signal::{self, Info};
+use super::signal::{self, Info, frame};
 use super::thread::{Current, current, try_current};
 use super::{fault, scheduler, timer, timers};
 use crate::arch::{
     self,
     trap::{Abort, TrapFrame},
+    uaccess,
 };
 use crate::fs::console;
 use crate::syscall::errno::Errno;
@@ -14,9 +15,9 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     BUS_ADRALN, FPE_FLTDIV, FPE_FLTINV, FPE_FLTOVF, FPE_FLTRES, FPE_FLTUND, FPE_FLTUNK, ILL_ILLOPC,
-    SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGTRAP, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
+    SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGTRAP, TRAP_BRKPT, TRAP_HWBKPT, TRAP_TRACE,
 };
-use memory::{Access, Denial};
+use memory::{Access, Denial, Mmu, descriptor::Leaf};
 use wire::event::Origin;
 
 /// SVC from EL0.
@@ -79,11 +80,49 @@ pub fn user_abort(frame: &mut TrapFrame, abort: Abort) {
     let thread = current();
     thread.usage.enter_kernel();
     if let Err(info) = fault::handle(&thread, frame, abort, Origin::User) {
-        thread.signals.own().fault = (abort.addr, abort.esr);
+        thread.signals.own().fault = (abort.addr, told(abort.addr, abort.esr));
         signal::force(&thread, info);
         signal::deliver(&thread, frame);
     }
     thread.usage.leave_kernel();
+}
+
+/// Whether a trapped instruction is IC IVAU or one of DC's that EL0 may use: op0 1, op1 3, CRn 7, op2 1,
+/// and a CRm of theirs. What of them a core does right is a matter of its errata, so that all trap.
+fn is_maintenance(esr: u64) -> bool {
+    const IC_IVAU: u64 = 5;
+    const DC: [u64; 5] = [10, 11, 12, 13, 14];
+    let named = 1 << 20 | 1 << 17 | 3 << 14 | 7 << 10;
+    let crm = esr >> 1 & 0xf;
+    esr & 0x3f_fc01 == named && (crm == IC_IVAU || DC.contains(&crm))
+}
+
+/// Does it for the whole page: programs that make code go on to the next line.
+fn maintain(address: u64) -> Result<(), Info> {
+    let thread = current();
+    let fault = || Info::fault(SIGSEGV, frame::fault_code(&thread, address), address);
+    uaccess::read(&mut [0], address).map_err(|_| fault())?;
+    let Some(space) = thread.space() else {
+        return Err(fault());
+    };
+    let inner = space.lock();
+    let memory = arch::mmu::memory();
+    // Another thread may have taken it away, which was as well after this.
+    if let Some(leaf) = Leaf::from_bits(inner.map.leaf(memory, address)) {
+        memory.mmu.sync_icache(leaf.frame());
+    }
+    Ok(())
+}
+
+/// What a handler is told of an abort: of the kernel's half no more than that nothing is there, as on
+/// Linux.
+fn told(addr: u64, esr: u64) -> u64 {
+    // EC, IL, CM and WnR; and a translation fault at level 0.
+    const KEPT: u64 = 0x3f << 26 | 1 << 25 | 1 << 8 | 1 << 6;
+    match addr >> 55 & 1 {
+        0 => esr,
+        _ => esr & KEPT | 4,
+    }
 }
 
 /// Any other exception from EL0.
@@ -96,8 +135,21 @@ pub fn user_exception(frame: &mut TrapFrame, esr: u64, addr: u64) {
     const WATCHPOINT: core::ops::RangeInclusive<u64> = 0x34..=0x35;
     const BRK: u64 = 0x3c;
     const FP: u64 = 0x2c;
+    const SYSTEM: u64 = 0x18;
     let class = esr >> 26 & 0x3f;
     let info = match class {
+        SYSTEM if is_maintenance(esr) => {
+            let register = (esr >> 5 & 0x1f) as usize;
+            // The last is XZR.
+            let address = frame.x.get(register).copied().unwrap_or(0);
+            match maintain(address) {
+                Ok(()) => {
+                    frame.pc += 4;
+                    return;
+                }
+                Err(info) => info,
+            }
+        }
         PC_ALIGNMENT => Info::fault(SIGBUS, BUS_ADRALN, addr),
         SP_ALIGNMENT => Info::fault(SIGBUS, BUS_ADRALN, frame.sp),
         BRK => Info::fault(SIGTRAP, TRAP_BRKPT, frame.pc),
