@@ -16,7 +16,7 @@ pub use info::Info;
 
 use super::thread::{Current, Thread};
 use super::threads::Threads;
-use super::{INIT, Process, group, scheduler, table};
+use super::{INIT, Process, group, scheduler, table, timers};
 use crate::arch::heap;
 use crate::fs::special::signals;
 use crate::syscall::errno::Errno;
@@ -532,8 +532,12 @@ fn first(signals: u64) -> Option<u32> {
 
 /// Takes a signal that is in `wanted`, for those who wait for signals instead of catching them.
 pub fn take_awaited(thread: &Current, wanted: u64) -> Option<Info> {
-    let mut state = thread.process.signals.lock();
-    take(thread, &mut state, wanted & !UNBLOCKABLE)
+    let info = {
+        let mut state = thread.process.signals.lock();
+        take(thread, &mut state, wanted & !UNBLOCKABLE)?
+    };
+    timers::delivered(&thread.process, &info);
+    Some(info)
 }
 
 /// Says which signals, though blocked, wake the current thread.
