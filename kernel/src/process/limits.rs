@@ -11,7 +11,7 @@ use linux_raw_sys::general::{
     RLIMIT_STACK, SIGXFSZ, rlimit64,
 };
 
-use ::memory::PAGE_SIZE;
+use ::memory::{PAGE_SIZE, Prot};
 
 /// RLIM64_INFINITY.
 pub const INFINITY: u64 = u64::MAX;
@@ -43,6 +43,15 @@ impl Limits {
         let (limit, _) = &mut self.0[RLIMIT_CPU as usize];
         if *limit == soft {
             *limit += 1;
+        }
+    }
+
+    /// RLIMIT_DATA for all but the break. As on Linux: some programs set it to 0, so that the break
+    /// stays, and use mmap.
+    fn data(&self) -> u64 {
+        match self.get(RLIMIT_DATA) {
+            (0, hard) => hard,
+            (soft, _) => soft,
         }
     }
 
@@ -82,12 +91,7 @@ pub fn may_map(space: &Space, more: u64, replaced: u64, data: bool) -> bool {
     let (all, some) = {
         let thread = current();
         let limits = thread.process.limits.lock();
-        // As on Linux: some programs set it to 0, so that the break stays, and use mmap.
-        let data = match limits.get(RLIMIT_DATA) {
-            (0, hard) => hard,
-            (soft, _) => soft,
-        };
-        (limits.get(RLIMIT_AS).0, data)
+        (limits.get(RLIMIT_AS).0, limits.data())
     };
     if all == INFINITY && (some == INFINITY || !data) {
         return true;
@@ -110,6 +114,25 @@ fn may_map_within(
         bytes <= limit || bytes.saturating_sub(replaced) <= limit
     };
     fits(sizes.size, all) && (!data || fits(sizes.data - sizes.stack, some))
+}
+
+/// Whether the current process may make a range writable: what is private there becomes data
+/// (RLIMIT_DATA).
+pub fn may_write(space: &Space, start: u64, end: u64) -> bool {
+    let limit = current().process.limits.lock().data();
+    if limit == INFINITY {
+        return true;
+    }
+    let more: u64 = {
+        let inner = space.lock();
+        let mappings = inner.map.mappings_in(start, end);
+        mappings
+            .filter(|mapping| !mapping.shared && !mapping.prot.contains(Prot::WRITE))
+            .map(|mapping| mapping.end.min(end) - mapping.start.max(start))
+            .sum()
+    };
+    let sizes = memory::sizes(space);
+    more == 0 || (sizes.data - sizes.stack) * PAGE_SIZE + more <= limit
 }
 
 /// prlimit: sets a limit of `process` if one is given, and returns the one before.

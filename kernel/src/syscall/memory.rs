@@ -10,11 +10,12 @@ use crate::process::{entry, limits};
 use alloc::sync::Arc;
 use core::ops::Range;
 use linux_raw_sys::general::{
-    MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_WILLNEED,
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NONBLOCK, MAP_PRIVATE, MAP_SHARED,
-    MAP_SHARED_VALIDATE, MAP_TYPE, MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT,
-    MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC,
-    PROT_READ, PROT_WRITE, RLIMIT_DATA,
+    MADV_COLD, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_FREE, MADV_NORMAL, MADV_PAGEOUT,
+    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED,
+    MAP_FIXED_NOREPLACE, MAP_NONBLOCK, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
+    MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, MLOCK_ONFAULT, MREMAP_DONTUNMAP, MREMAP_FIXED,
+    MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, PROT_EXEC, PROT_READ, PROT_WRITE,
+    RLIMIT_DATA,
 };
 use memory::{Backing, MAP_MIN, Mapping, PAGE_SIZE, Place, Prot, Region, Remap, USER_END};
 
@@ -92,7 +93,11 @@ pub fn mmap(hint: u64, len: u64, protection: u64, flags: u32, fd: u64, offset: u
     let (backing, may_write) = if flags & MAP_ANONYMOUS != 0 {
         (Backing::Anonymous, true)
     } else {
-        file_backing(fd, offset, shared, prot)?
+        let backing = file_backing(fd, offset, shared, prot)?;
+        if offset > i64::MAX as u64 - len {
+            return Err(Errno::EOVERFLOW);
+        }
+        backing
     };
     let thread = current();
     let space = space(&thread)?;
@@ -188,7 +193,12 @@ pub fn mprotect(start: u64, len: u64, protection: u64) -> Result {
     if start == end {
         return Ok(0);
     }
-    space(&current())?.protect(start, end, prot)?;
+    let thread = current();
+    let space = space(&thread)?;
+    if prot.contains(Prot::WRITE) && !limits::may_write(space, start, end) {
+        return Err(Errno::ENOMEM);
+    }
+    space.protect(start, end, prot)?;
     Ok(0)
 }
 
@@ -204,8 +214,11 @@ pub fn madvise(start: u64, len: u64, advice: u32) -> Result {
             entry::populate(&thread, start..end, advice == MADV_POPULATE_WRITE)?;
             return Ok(0);
         }
-        // Advice that may be ignored, but for the mappings that must be there.
-        MADV_NORMAL..=MADV_WILLNEED => false,
+        // Advice that may be ignored, but for the mappings that must be there: nothing is read ahead,
+        // swapped out or dumped.
+        MADV_NORMAL..=MADV_WILLNEED | MADV_DONTDUMP | MADV_DODUMP | MADV_COLD | MADV_PAGEOUT => {
+            false
+        }
         MADV_DONTNEED => true,
         // Pages that nobody writes again may go whenever the kernel likes: here at once.
         MADV_FREE => {

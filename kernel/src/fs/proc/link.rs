@@ -1,6 +1,7 @@
 //! Where the links of /proc lead.
 
 use super::list::Name;
+use super::process::has_ended;
 use super::{Item, Place, find as find_process, own_pid};
 use crate::fs::tree::{self, Target};
 use crate::syscall::errno::Errno;
@@ -16,6 +17,9 @@ pub fn target(item: Item) -> Result<Target, Errno> {
         }
         Item::Place(pid, place) => {
             let process = find_process(pid)?;
+            if has_ended(&process) {
+                return Err(Errno::ENOENT);
+            }
             let state = process.state.lock();
             Target::Entry(match place {
                 Place::Program => {

@@ -186,10 +186,16 @@ pub fn smaps(to: &mut Window, space: &Space) -> fmt::Result {
         } else {
             "mr me "
         })?;
+        if mapping.shared {
+            to.write_str("ms ")?;
+        }
         if mapping.region == Region::Stack {
             to.write_str("gd ")?;
         }
-        to.write_str("ac \n")
+        if mapping.charged && !mapping.shared {
+            to.write_str("ac ")?;
+        }
+        to.write_str("\n")
     })
 }
 

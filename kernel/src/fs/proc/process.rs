@@ -18,6 +18,11 @@ fn state(process: &Process) -> (char, &'static str) {
     }
 }
 
+/// Whether nothing of it is left but its status.
+pub fn has_ended(process: &Process) -> bool {
+    state(process).0 == 'Z'
+}
+
 /// How many threads it has; one that has ended counts as one.
 fn threads(process: &Process) -> usize {
     process.signals.lock().threads.count().max(1)
