@@ -185,8 +185,13 @@ fn difference(ours: &Outcome, theirs: &Outcome, differs: impl Fn(&str) -> bool) 
         let (mut ours, mut theirs) = (&lines(ours)[..], &lines(theirs)[..]);
         while ours != theirs {
             let same = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+            let shown = ours;
             (ours, theirs) = (&ours[same..], &theirs[same..]);
             let (mine, other) = next_same(ours, theirs);
+            // What it is about.
+            if let Some(before) = same.checked_sub(1).and_then(|last| shown.get(last)) {
+                difference += &format!("    {before}\n");
+            }
             for line in &theirs[..other] {
                 difference += &format!("  - {line}\n");
             }
@@ -241,7 +246,7 @@ mod tests {
         };
         let (ours, theirs) = (outcome(0, "a\nx\nb\nc\n"), outcome(1, "a\nb\ny\nc\nd\n"));
         let said = difference(&ours, &theirs, |_| false);
-        let expected = "  - status 1\n  + status 0\n  + x\n  - y\n  - d\n";
+        let expected = "  - status 1\n  + status 0\n    a\n  + x\n    b\n  - y\n    c\n  - d\n";
         assert_eq!(said, expected);
         assert_eq!(difference(&ours, &ours, |_| false), "");
         let status = outcome(0, "a\nb\nc\nd\n");

@@ -194,6 +194,7 @@ fn mount() {
         // SAFETY: the kernel reads the strings.
         unsafe { syscall(__NR_mount, [kind, place, kind, 0, 0]) }.or_fail("mounting");
     }
+    no_faults_around();
     let mut settings = MaybeUninit::<termios>::uninit();
     let address = settings.as_mut_ptr() as usize;
     // SAFETY: TCGETS fills in a `termios`, and TCSETS reads one.
@@ -203,4 +204,17 @@ fn mount() {
         syscall(__NR_ioctl, [1, TCSETS as usize, address]).or_fail("the console's settings");
     }
     print!("\u{1e}begin\n");
+}
+
+/// Lets a fault on a file map one page, as ours do, and not those around it.
+fn no_faults_around() {
+    let (place, kind) = (c"/tmp", c"debugfs");
+    let [at, kind] = [place, kind].map(|text| text.as_ptr() as usize);
+    // SAFETY: the kernel reads the strings.
+    unsafe { syscall(__NR_mount, [kind, at, kind, 0, 0]) }.or_fail("mounting");
+    let setting = file::open(c"/tmp/fault_around_bytes", O_WRONLY).or_fail("opening a setting");
+    file::write_all(setting, b"4096").or_fail("changing a setting");
+    file::close(setting).or_fail("close");
+    // SAFETY: as above.
+    unsafe { syscall(__NR_umount2, [at, 0]) }.or_fail("unmounting");
 }

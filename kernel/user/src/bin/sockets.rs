@@ -873,12 +873,12 @@ fn timeouts() {
     }
 }
 
-/// Whether a call took as long as 20 ms.
+/// Whether a call waited for 20 ms: Linux counts ticks, the first of which may soon be over.
 fn timed(case: impl Display, call: impl FnOnce() -> Result<usize>) {
     let start = time::now().or_fail("clock_gettime");
     let result = call();
     let passed = time::now().or_fail("clock_gettime") - start;
-    let waited = if passed >= 20_000_000 {
+    let waited = if passed >= 12_000_000 {
         "waited"
     } else {
         "at once"
