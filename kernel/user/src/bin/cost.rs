@@ -9,10 +9,15 @@
 
 use core::arch::asm;
 use core::hint::black_box;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use user::file::{self, Pipe};
-use user::linux::{__NR_clone, __NR_getppid, __NR_wait4, PROT_READ, PROT_WRITE, SIGCHLD};
-use user::memory::Pages;
+use user::linux::{
+    __NR_clone, __NR_getppid, __NR_wait4, PROT_NONE, PROT_READ, PROT_WRITE, SA_SIGINFO, SIGCHLD,
+    SIGSEGV,
+};
+use user::memory::{self, PAGE_SIZE, Pages};
 use user::process;
+use user::signal::{self, Action, Context, Info};
 use user::{Args, OrFail, println, syscall};
 
 user::program!(main, "usage: cost [ROUNDS]   (default: 101)");
@@ -20,6 +25,10 @@ user::program!(main, "usage: cost [ROUNDS]   (default: 101)");
 const MOST_ROUNDS: usize = 512;
 /// Pages of mmap, munmap and mprotect.
 const PAGES: usize = 64;
+/// Pages of a MiB.
+const MIB: usize = (1 << 20) / PAGE_SIZE;
+/// Rounds of what takes millions of instructions on Linux, at most.
+const FEW_ROUNDS: usize = 9;
 
 /// The counter, read in order.
 #[inline(always)]
@@ -73,6 +82,13 @@ fn main(args: Args) {
     faults(&bench);
     mappings(&bench);
     processes(&bench, &args);
+    heap(&bench);
+    signals(&bench);
+    let bench = Bench {
+        rounds: bench.rounds.min(FEW_ROUNDS),
+        ..bench
+    };
+    large(&bench);
 }
 
 fn calls(bench: &Bench) {
@@ -227,6 +243,51 @@ fn touch(pages: Pages) {
     }
 }
 
+fn heap(bench: &Bench) {
+    // SAFETY: nothing is given back.
+    let brk = |end| unsafe { memory::brk(end) }.or_fail("brk");
+    let mut first = [0; MOST_ROUNDS];
+    // From a page's start on.
+    let mut end = brk(brk(0).next_multiple_of(PAGE_SIZE));
+    let grow = bench.median(|round| {
+        let start = counter();
+        let new = brk(end + PAGE_SIZE);
+        let grown = counter();
+        // SAFETY: brk has mapped this page.
+        unsafe { (end as *mut u64).write_volatile(1) };
+        first[round] = counter() - grown;
+        end = new;
+        grown - start
+    });
+    println!("brk growth by a page {grow}");
+    println!("first touch of it {}", bench.median(|round| first[round]));
+}
+
+/// When the handler was entered.
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn skip(_: u32, _: &mut Info, context: &mut Context) {
+    HANDLED.store(counter(), Relaxed);
+    context.pc += 4;
+}
+
+fn signals(bench: &Bench) {
+    let before = signal::set_action(SIGSEGV, &Action::call(skip, SA_SIGINFO)).or_fail("sigaction");
+    let page = Pages::map(1).or_fail("mmap");
+    page.protect(PROT_NONE).or_fail("mprotect");
+    let mut back = [0; MOST_ROUNDS];
+    let there = bench.median(|round| {
+        let start = counter();
+        page.write(0, 1);
+        back[round] = counter() - start;
+        HANDLED.load(Relaxed) - start
+    });
+    println!("SIGSEGV to a handler {there}");
+    println!("the same and back {}", bench.median(|round| back[round]));
+    page.unmap().or_fail("munmap");
+    signal::set_action(SIGSEGV, &before).or_fail("sigaction");
+}
+
 /// fork, and how the parent waits, with nothing around the system calls.
 #[inline(always)]
 fn raw_fork() -> usize {
@@ -235,21 +296,9 @@ fn raw_fork() -> usize {
 }
 
 fn processes(bench: &Bench, args: &Args) {
-    let mut whole = [0; MOST_ROUNDS];
-    let fork = bench.median(|round| {
-        let start = counter();
-        let child = raw_fork();
-        if child == 0 {
-            process::exit(0);
-        }
-        let forked = counter();
-        // SAFETY: no status is wanted.
-        unsafe { syscall(__NR_wait4, [child, 0, 0, 0]) }.or_fail("wait4");
-        whole[round] = counter() - start;
-        forked - start
-    });
+    let (fork, whole) = forks(bench, || {});
     println!("fork in the parent {fork}");
-    println!("fork + exit + wait {}", bench.median(|round| whole[round]));
+    println!("fork + exit + wait {whole}");
     let exec = bench.time(|| {
         let child = process::fork_child(|| {
             process::exec(c"/bin/true", &[c"true"], args.envp);
@@ -266,4 +315,50 @@ fn processes(bench: &Bench, args: &Args) {
         process::expect_success(child.or_fail("vfork"));
     });
     println!("vfork + exec + wait {exec}");
+}
+
+/// Processes with much memory.
+fn large(bench: &Bench) {
+    for mib in [1, 16, 64, 256] {
+        let pages = Pages::map(mib * MIB).or_fail("mmap");
+        touch(pages);
+        let (fork, whole) = forks(bench, || {});
+        println!("fork with {mib} MiB touched {fork}, + exit + wait {whole}");
+        if mib == 16 {
+            let (_, whole) = forks(bench, || touch(pages.part(0, 4 * MIB)));
+            println!("fork, 1024 pages written by the child, exit, wait {whole}");
+        }
+        pages.unmap().or_fail("munmap");
+    }
+    let ended = Pages::map_shared(1).or_fail("mmap");
+    let exit = bench.median(|_| {
+        let child = process::fork_child(|| {
+            touch(Pages::map(64 * MIB).or_fail("mmap"));
+            ended.write(0, counter());
+            0
+        });
+        process::expect_success(child.or_fail("fork"));
+        counter() - ended.read(0)
+    });
+    println!("exit with 64 MiB touched, to wait {exit}");
+    ended.unmap().or_fail("munmap");
+}
+
+/// What a fork costs the parent, and it with all until the child, which does something, is waited for.
+fn forks(bench: &Bench, child_does: impl Fn()) -> (u64, u64) {
+    let mut whole = [0; MOST_ROUNDS];
+    let fork = bench.median(|round| {
+        let start = counter();
+        let child = raw_fork();
+        if child == 0 {
+            child_does();
+            process::exit(0);
+        }
+        let forked = counter();
+        // SAFETY: no status is wanted.
+        unsafe { syscall(__NR_wait4, [child, 0, 0, 0]) }.or_fail("wait4");
+        whole[round] = counter() - start;
+        forked - start
+    });
+    (fork, bench.median(|round| whole[round]))
 }
