@@ -28,6 +28,7 @@ macro_rules! plain {
 plain! {
     u32: 4
     u64: 8
+    u128: 16
     timespec: 16
     timeval: 16
     rlimit64: 16
@@ -74,6 +75,14 @@ pub fn read<T: Plain>(addr: u64) -> Result<T, Errno> {
     uaccess::read(bytes, addr)?;
     // SAFETY: `Plain` promises that any bytes are a value.
     Ok(unsafe { value.assume_init() })
+}
+
+/// Reads values that follow each other. After a fault, some of them may have been read.
+pub fn read_slice<T: Plain>(addr: u64, values: &mut [T]) -> Result<(), Errno> {
+    let len = size_of_val(values);
+    // SAFETY: `Plain` promises that all bytes are initialised, and that any bytes are a value.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), len) };
+    Ok(uaccess::read(bytes, addr)?)
 }
 
 /// Reads a path.

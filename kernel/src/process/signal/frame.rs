@@ -163,9 +163,7 @@ fn write_fp(thread: &Current, at: u64) -> Result<u64, Fault> {
     let (fpsr, fpcr) = fp.control();
     write(at.wrapping_add(8), &fpsr.to_le_bytes())?;
     write(at.wrapping_add(12), &fpcr.to_le_bytes())?;
-    for (n, q) in fp.vectors().iter().enumerate() {
-        write(at.wrapping_add(16 * (n as u64 + 1)), &q.to_le_bytes())?;
-    }
+    user::write_slice(at.wrapping_add(16), fp.vectors()).map_err(|_| Fault)?;
     Ok(at.wrapping_add(FP_LEN.into()))
 }
 
@@ -191,11 +189,7 @@ pub fn restore(thread: &Current, frame: &mut TrapFrame) -> Result<(), Fault> {
     let mut state = fp::State::new();
     let control = user::read::<u64>(fp.wrapping_add(8)).map_err(|_| Fault)?;
     state.set_control(control as u32, (control >> 32) as u32);
-    for (n, q) in state.vectors_mut().iter_mut().enumerate() {
-        let mut bytes = [0; 16];
-        uaccess::read(&mut bytes, fp.wrapping_add(16 * (n as u64 + 1)))?;
-        *q = u128::from_le_bytes(bytes);
-    }
+    user::read_slice(fp.wrapping_add(16), state.vectors_mut()).map_err(|_| Fault)?;
     thread.load_fp(&state);
     *frame = registers;
     super::set_blocked(thread, head.mask);
