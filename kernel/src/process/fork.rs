@@ -78,7 +78,11 @@ pub fn clone(frame: &TrapFrame, clone: &Clone) -> Result<u32, Errno> {
         credentials: Lock::new(Rank::Credentials, credentials),
         report: AtomicU32::new(0),
         end_signal: AtomicU32::new(at_end),
-        limits: Lock::new(Rank::Limits, *process.limits.lock()),
+        // In a block of its own: a guard in the expression would be held until all is built.
+        limits: {
+            let limits = process.limits.lock();
+            Lock::new(Rank::Limits, *limits)
+        },
         timers: timers::Timers::default(),
         usage: usage::OfProcess::default(),
         death_signal: AtomicU32::new(0),
