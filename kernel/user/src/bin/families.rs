@@ -42,6 +42,25 @@ fn call<const N: usize>(number: u32, arguments: [usize; N]) -> Result<usize> {
     unsafe { syscall(number, arguments) }
 }
 
+/// Sets an alternate stack, and a timer that is far away.
+fn stack_and_timer() {
+    let pages = Pages::map(4).or_fail("mmap");
+    let stack = Stack {
+        address: pages.address(0),
+        flags: 0,
+        pad: 0,
+        size: 4 * 4096,
+    };
+    // SAFETY: the pages are for this.
+    unsafe { signal::alternate_stack(Some(&stack)) }.or_fail("sigaltstack");
+    let timer = [0u64, 0, 1000, 0];
+    call(
+        __NR_setitimer,
+        [ITIMER_REAL as usize, timer.as_ptr() as usize, 0],
+    )
+    .or_fail("setitimer");
+}
+
 fn fork(child: impl FnOnce() -> i32) -> Pid {
     process::fork_child(child).or_fail("fork")
 }
@@ -327,21 +346,7 @@ fn inherited() {
     call(__NR_chdir, [c"/tmp".as_ptr() as usize]).or_fail("chdir");
     call(__NR_setpriority, [0, 0, 3]).or_fail("setpriority");
     signal::block(set(SIGUSR2)).or_fail("mask");
-    let pages = Pages::map(4).or_fail("mmap");
-    let stack = Stack {
-        address: pages.address(0),
-        flags: 0,
-        pad: 0,
-        size: 4 * 4096,
-    };
-    // SAFETY: the pages are for this.
-    unsafe { signal::alternate_stack(Some(&stack)) }.or_fail("sigaltstack");
-    let timer = [0u64, 0, 1000, 0];
-    call(
-        __NR_setitimer,
-        [ITIMER_REAL as usize, timer.as_ptr() as usize, 0],
-    )
-    .or_fail("setitimer");
+    stack_and_timer();
     let flags = (O_RDWR | O_CREAT | O_TRUNC) as usize;
     let name = c"/tmp/families".as_ptr() as usize;
     let file = call(__NR_openat, [AT_FDCWD as usize, name, flags, 0o666]).or_fail("open");
@@ -641,21 +646,7 @@ fn executed(args: &Args) {
         signal::set_action(SIGCHLD, &Action::IGNORE).or_fail("sigaction");
         signal::block(set(SIGTERM) | set(41)).or_fail("mask");
         signal::kill(process::getpid(), 41).or_fail("kill");
-        let pages = Pages::map(4).or_fail("mmap");
-        let stack = Stack {
-            address: pages.address(0),
-            flags: 0,
-            pad: 0,
-            size: 4 * 4096,
-        };
-        // SAFETY: the pages are for this.
-        unsafe { signal::alternate_stack(Some(&stack)) }.or_fail("sigaltstack");
-        let timer = [0u64, 0, 1000, 0];
-        call(
-            __NR_setitimer,
-            [ITIMER_REAL as usize, timer.as_ptr() as usize, 0],
-        )
-        .or_fail("setitimer");
+        stack_and_timer();
         let mut id = 0u32;
         call(
             __NR_timer_create,
